@@ -73,7 +73,7 @@ readme-test: build/readme
 test-latest:
 	$(PYTHON) -m venv --clear .venv-latest
 	.venv-latest/bin/pip install -q torch==2.13.0
-	.venv-latest/bin/pip install -q torch==2.13.0 -e '.[test]'
+	.venv-latest/bin/pip install -q torch==2.13.0 '.[test]'
 	.venv-latest/bin/pytest
 
 clean:

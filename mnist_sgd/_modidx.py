@@ -89,6 +89,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mnist_sgd.run._parser': ('run.html#_parser', 'mnist_sgd/run.py'),
                                'mnist_sgd.run._rate': ('run.html#_rate', 'mnist_sgd/run.py'),
                                'mnist_sgd.run._save': ('run.html#_save', 'mnist_sgd/run.py'),
+                               'mnist_sgd.run._stages': ('run.html#_stages', 'mnist_sgd/run.py'),
                                'mnist_sgd.run._train': ('run.html#_train', 'mnist_sgd/run.py'),
                                'mnist_sgd.run._whole': ('run.html#_whole', 'mnist_sgd/run.py'),
                                'mnist_sgd.run.check_device': ('run.html#check_device', 'mnist_sgd/run.py'),

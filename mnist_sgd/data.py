@@ -8,7 +8,7 @@ __all__ = ['NPZ', 'IDX_MD5', 'show_image', 'show_images', 'load_digit', 'load_pa
 # %% ../nbs/00_data.ipynb #17730811
 from torch import Tensor
 
-# %% ../nbs/00_data.ipynb #0aa57f20
+# %% ../nbs/00_data.ipynb #cfc67d7c
 def show_image(
     im:Tensor, # (28, 28) pixels, numbers of any range; the largest is drawn black
     ax=None, # matplotlib Axes to draw on; a new small figure if None
@@ -19,7 +19,7 @@ def show_image(
     import matplotlib.pyplot as plt
     if im.ndim != 2: raise ValueError(f"show_image needs one image (28, 28), got {tuple(im.shape)}")
     if ax is None: ax = plt.subplots(figsize=(2.4, 2.6))[1]
-    ax.imshow(im.detach().cpu(), **{'cmap': 'Greys', **kwargs})
+    ax.imshow(im.detach().cpu().numpy(), **{'cmap': 'Greys', **kwargs})
     ax.set_axis_off()
     if title is not None: ax.set_title(title, loc='center')
     return ax

@@ -72,25 +72,11 @@ def check_device(
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f"device {device!r} cannot be used here; try 'cpu'") from e
 
-# %% ../nbs/90_run.ipynb #134994dc
-def climb(
-    epochs:int=None, # epochs of each trained stage; those of the notes if None
-    lr:float=1., # learning rate
-    bs:int=256, # images in a batch
-    seed:int=None, # start each stage from this seed, not from the notes' place in the stream
-    device:str='cpu', # where to train, such as 'cuda'
-    progress:bool=True, # show a progress bar?
-)->dict: # {'stages': [...], 'versions': {...}}, see `mnist_sgd_run --help`
-    "Run every stage on the real data. Raises ValueError for a bad argument or a loss that is not finite."
-    from mnist_sgd.manual_sgd import check_lr
-    check_lr(lr)
-    if epochs is not None:
-        from mnist_sgd.basic_optim import check_epochs
-        check_epochs(epochs)
-    check_device(device)
-    import fastai, numpy, torch
+# %% ../nbs/90_run.ipynb #2bd39347
+def _stages(epochs, lr, bs, seed, device, progress):
+    "Train every stage and return their records."
+    import torch
     from tqdm import tqdm
-    import mnist_sgd
     from mnist_sgd.data import load_pair
     from mnist_sgd.linear_model import BatchLoader, label_pair, skip_draws
     from mnist_sgd.pixel_similarity import pixel_accuracy
@@ -118,6 +104,30 @@ def climb(
                 'valid_loss': history.get('valid_loss'), 'train_loss': history.get('train_loss'),
                 'notes': NOTES[stage][:len(history['accuracy'])] if as_in_notes else None,
                 'seconds': round(perf_counter() - start, 3)})
+    return stages
+
+# %% ../nbs/90_run.ipynb #0fba71eb
+def climb(
+    epochs:int=None, # epochs of each trained stage; those of the notes if None
+    lr:float=1., # learning rate
+    bs:int=256, # images in a batch
+    seed:int=None, # start each stage from this seed, not from the notes' place in the stream
+    device:str='cpu', # where to train, such as 'cuda'
+    progress:bool=True, # show a progress bar?
+)->dict: # {'stages': [...], 'versions': {...}}, all of it ready for JSON
+    "Run every stage on the real data. Raises ValueError: bad argument, loss that is not finite."
+    import fastai, numpy, torch
+    import mnist_sgd
+    from mnist_sgd.basic_optim import check_epochs
+    from mnist_sgd.manual_sgd import check_lr
+    check_lr(lr)
+    if epochs is not None: check_epochs(epochs)
+    check_device(device)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        stages = _stages(epochs, lr, bs, seed, device, progress)
+    finally: torch.set_num_threads(threads)
     versions = {'mnist_sgd': mnist_sgd.__version__, 'python': sys.version.split()[0],
                 'torch': torch.__version__, 'fastai': fastai.__version__, 'numpy': numpy.__version__}
     return {'stages': stages, 'versions': versions}
@@ -152,13 +162,14 @@ def climb_figure(
         curves[s['stage']] = dict(enumerate(s['accuracy'], 1 + s['epochs'] - len(s['accuracy'])))
     return plot_climb(curves, baseline=pixels['accuracy'][-1])
 
-# %% ../nbs/90_run.ipynb #39e8dcfc
-def _whole(text, least):
-    "A whole number from `least`, for argparse."
+# %% ../nbs/90_run.ipynb #08a0f162
+def _whole(text, least, most=2**63 - 1):
+    "A whole number from `least` to `most`, for argparse."
     try: number = int(text)
     except ValueError: number = None
     if number is None or number < least:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+    if number > most: raise argparse.ArgumentTypeError(f"must be at most {most}, got {text!r}")
     return number
 
 # %% ../nbs/90_run.ipynb #a3d0b45f
@@ -179,7 +190,7 @@ def _file(text):
         raise argparse.ArgumentTypeError(f"must be in a folder that you can write to, got {text!r}")
     return path
 
-# %% ../nbs/90_run.ipynb #36989452
+# %% ../nbs/90_run.ipynb #e8b7c9bf
 def _parser():
     parser = argparse.ArgumentParser('mnist_sgd_run', description=
         "Train a classifier of 3s and 7s in every way of the walk, on the real MNIST that comes with the "
@@ -188,7 +199,7 @@ def _parser():
     add('--epochs', type=lambda t: _whole(t, 1), help="epochs of each trained stage (default: the notes')")
     add('--lr', type=_rate, default=1., help="learning rate (default: 1)")
     add('--bs', type=lambda t: _whole(t, 1), default=256, help="images in a batch (default: 256)")
-    add('--seed', type=lambda t: _whole(t, 0), help="seed of each stage, in place of the notes' start")
+    add('--seed', type=lambda t: _whole(t, 0, 2**64 - 1), help="seed of each stage, in place of the notes' start")
     add('--device', default='cpu', help="where to train, such as cuda (default: cpu)")
     add('--plot', type=_file, default='climb.png', metavar='FILE',
         help="where to save the chart, a PNG (default: climb.png)")

@@ -1,0 +1,228 @@
+import hashlib, os, signal, struct, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from mnist_sgd import data
+from mnist_sgd.data import (IDX_MD5, NPZ, load_digit, load_pair, mnist_sample, pack_mnist, sample_files,
+                            show_image, show_images)
+
+SHA256 = 'db5a26d8b243852c2f29791fca2c2c89efa72afebf5f44bbf50dc6a37d409847'
+
+
+def md5(path): return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope='module')
+def idx_dir(tmp_path_factory):
+    "The four published files, rebuilt from the npz: every image goes back to its place in the original set."
+    folder = tmp_path_factory.mktemp('idx')
+    with np.load(NPZ) as packed:
+        for split, source in (('train', 'train'), ('valid', 't10k')):
+            labels = packed[f'{split}_labels']
+            images = np.empty((len(labels), 28, 28), np.uint8)
+            for digit in range(10):
+                places = sorted(np.flatnonzero(labels == digit).tolist(), key=str)
+                images[places] = packed[f'{split}_{digit}']
+            n = len(labels)
+            (folder/f'{source}-images-idx3-ubyte').write_bytes(struct.pack('>4i', 2051, n, 28, 28) + images.tobytes())
+            (folder/f'{source}-labels-idx1-ubyte').write_bytes(struct.pack('>2i', 2049, n) + labels.tobytes())
+    return folder
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory): return mnist_sample(tmp_path_factory.mktemp('cache'), progress=False)
+
+
+def test_npz_holds_the_published_mnist(idx_dir):
+    assert {name: md5(idx_dir/name) for name in IDX_MD5} == IDX_MD5
+
+
+def test_npz_is_the_one_that_was_packed():
+    assert hashlib.sha256(NPZ.read_bytes()).hexdigest() == SHA256
+
+
+def test_packing_gives_the_same_bytes_each_time(idx_dir, tmp_path):
+    first, second = pack_mnist(idx_dir, tmp_path/'a.npz'), pack_mnist(str(idx_dir), str(tmp_path/'b.npz'))
+    assert first.read_bytes() == second.read_bytes()
+    with np.load(first) as ours, np.load(NPZ) as packed:
+        assert ours.files == packed.files
+        assert all((ours[name] == packed[name]).all() for name in packed.files)
+
+
+def test_pack_refuses_a_wrong_file_and_writes_nothing(idx_dir, tmp_path):
+    wrong = tmp_path/'idx'
+    wrong.mkdir()
+    for name in IDX_MD5: (wrong/name).write_bytes((idx_dir/name).read_bytes())
+    with open(wrong/'t10k-labels-idx1-ubyte', 'r+b') as f: f.write(b'\1')
+    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is not MNIST's file: its md5 is"):
+        pack_mnist(wrong, tmp_path/'out.npz')
+    with pytest.raises(ValueError, match='cannot read .*train-images-idx3-ubyte'):
+        pack_mnist(tmp_path/'absent', tmp_path/'out.npz')
+    with pytest.raises(ValueError, match='cannot write'):
+        pack_mnist(idx_dir, tmp_path/'absent'/'out.npz')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['idx']
+
+
+def test_counts_of_the_notes(train, valid):
+    assert [tuple(x.shape) for x in (*train, *valid)] == [
+        (6131, 28, 28), (6265, 28, 28), (1010, 28, 28), (1028, 28, 28)]
+
+
+def test_all_seventy_thousand_images():
+    counts = [sum(len(load_digit(d, split, torch.uint8)) for d in range(10)) for split in ('train', 'valid')]
+    assert counts == [60000, 10000]
+
+
+def test_second_three_is_the_one_of_the_notes():
+    im3 = load_digit(3, dtype=torch.uint8)[1]
+    assert im3[9, 4:10].tolist() == [0, 3, 20, 20, 15, 0]
+    assert im3[5, 9] == 29
+
+
+@pytest.mark.parametrize('split', ['train', 'valid'])
+@pytest.mark.parametrize('digit', range(10))
+def test_float_is_uint8_over_255(digit, split):
+    whole, real = load_digit(digit, split, torch.uint8), load_digit(digit, split)
+    assert (whole.dtype, real.dtype) == (torch.uint8, torch.float32)
+    assert_close(real, whole.float()/255, rtol=0, atol=0)
+    assert 0 <= real.min() and real.max() <= 1
+
+
+def test_pair_is_two_digits():
+    four, nine = load_pair(4, 9, 'valid', torch.uint8)
+    assert_close(four, load_digit(4, 'valid', torch.uint8))
+    assert_close(nine, load_digit(9, 'valid', torch.uint8))
+
+
+def test_every_call_gives_its_own_memory():
+    first = load_digit(1, 'valid')
+    first.zero_()
+    assert load_digit(1, 'valid').any()
+
+
+@pytest.mark.parametrize('digit', [10, -1, 3.0, '3', None])
+def test_unknown_digit(digit):
+    with pytest.raises(ValueError, match='digit must be a whole number from 0 to 9, got'): load_digit(digit)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="split must be 'train' or 'valid', got 'test'"): load_digit(3, 'test')
+    with pytest.raises(ValueError, match='dtype must be torch.float32 or torch.uint8'): load_digit(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match='two different digits, got 3 twice'): load_pair(3, 3)
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'text', 'absent', 'other npz'])
+def test_damaged_npz(tmp_path, damage):
+    npz, good = tmp_path/'mnist.npz', NPZ.read_bytes()
+    if damage == 'cut': npz.write_bytes(good[:len(good)//2])
+    if damage == 'text': npz.write_text('not a zip')
+    if damage == 'other npz': np.savez(npz, other=np.zeros(3))
+    if damage == 'flip':
+        start = good.index(b'train_3.npy') + 5000
+        npz.write_bytes(good[:start] + bytes(255 - b for b in good[start:start + 200]) + good[start + 200:])
+    with pytest.raises(ValueError, match='is damaged or not a packed MNIST .*install mnist_sgd again'):
+        load_digit(3, npz=npz)
+
+
+def test_files_equal_tensors(sample, train, valid):
+    for split, pair in (('train', train), ('valid', valid)):
+        for digit, images in zip((3, 7), pair):
+            files = sorted((sample/split/str(digit)).iterdir())
+            assert [f'{split}/{digit}/{o.name}' for o in files] == sample_files()[split, digit]
+            opened = torch.stack([torch.tensor(np.array(Image.open(o))) for o in files])
+            assert_close(opened.float()/255, images, rtol=0, atol=0)
+
+
+def test_folder_is_complete(sample):
+    assert sorted(o.name for o in sample.iterdir()) == ['labels.csv', 'train', 'valid']
+    assert [o.name for o in sorted((sample/'train'/'3').iterdir())[:3]] == ['10.png', '10000.png', '10011.png']
+    lines = (sample/'labels.csv').read_text().splitlines()
+    assert lines[0] == 'name,label' and len(lines) == 14435
+    assert all(line.endswith(',0' if '/3/' in line else ',1') for line in lines[1:])
+    assert {line.partition(',')[0] for line in lines[1:]} == {n for names in sample_files().values() for n in names}
+
+
+def test_second_call_writes_nothing(sample, monkeypatch):
+    monkeypatch.setattr(data, '_write_files', lambda *args: pytest.fail('written again'))
+    assert mnist_sample(sample.parent) == sample
+
+
+def test_environment_names_the_cache(sample, monkeypatch):
+    monkeypatch.setenv('MNIST_SGD_CACHE', str(sample.parent))
+    assert mnist_sample() == sample
+
+
+def test_reuses_fastai_download(sample, tmp_path, monkeypatch):
+    monkeypatch.delenv('MNIST_SGD_CACHE', raising=False)
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'own'))
+    (tmp_path/'archive').symlink_to(sample.parent)
+    (tmp_path/'config.ini').write_text('[DEFAULT]\ndata = archive\n')
+    assert mnist_sample() == tmp_path/'archive'/'mnist_sample'
+    (tmp_path/'config.ini').write_text('[DEFAULT]\ndata = nothing here\n')
+    assert mnist_sample(progress=False) == tmp_path/'own'/'mnist_sgd'/'mnist_sample'
+
+
+@pytest.mark.parametrize('damage', ['missing', 'empty', 'no labels'])
+def test_damaged_cache(sample, tmp_path, damage):
+    folder = tmp_path/'mnist_sample'
+    subprocess.run(['cp', '-r', sample, folder], check=True)
+    if damage == 'missing': (folder/'train/3/10000.png').unlink()
+    if damage == 'empty': (folder/'valid/7/0.png').write_bytes(b'')
+    if damage == 'no labels': (folder/'labels.csv').unlink()
+    with pytest.raises(ValueError, match='is damaged: 1 of 14435 files are missing or empty; delete the folder'):
+        mnist_sample(tmp_path)
+
+
+def test_unwritable_cache(tmp_path):
+    file = tmp_path/'file'
+    file.write_text('')
+    with pytest.raises(ValueError, match='cannot write the MNIST sample into .*cache_dir.*MNIST_SGD_CACHE'):
+        mnist_sample(file/'cache')
+
+
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, name): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Image.Image, 'save', full)
+    with pytest.raises(ValueError, match='No space left on device'): mnist_sample(tmp_path, progress=False)
+    assert not (tmp_path/'mnist_sample').exists() and not (tmp_path/'mnist_sample.partial').exists()
+
+
+WRITE = 'import sys; from mnist_sgd.data import mnist_sample; mnist_sample(sys.argv[1], progress=False)'
+
+
+def test_killed_half_way_is_absent_then_complete(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', WRITE, tmp_path])
+    partial = tmp_path/'mnist_sample.partial'/'train'/'3'
+    deadline = time.monotonic() + 60
+    while not (partial.is_dir() and any(partial.iterdir())):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path/'mnist_sample').exists()
+    folder = mnist_sample(tmp_path, progress=False)
+    assert len(list((folder/'train'/'3').iterdir())) == 6131
+    assert not (tmp_path/'mnist_sample.partial').exists()
+
+
+def test_eight_processes_at_once(tmp_path):
+    many = [subprocess.Popen([sys.executable, '-c', WRITE, tmp_path], stderr=subprocess.PIPE) for _ in range(8)]
+    assert [(p.communicate()[1], p.returncode) for p in many] == [(b'', 0)]*8
+    assert sum(1 for o in (tmp_path/'mnist_sample').rglob('*.png')) == 14434
+
+
+def test_pictures():
+    import matplotlib.pyplot as plt
+    images = load_digit(3, 'valid')[:5]
+    assert show_image(images[0], title='a 3').get_title() == 'a 3'
+    figure = show_images(images, ncols=3, titles=list('abcde'), title='five')
+    assert [ax.get_title() for ax in figure.axes if ax.images] == list('abcde')
+    plt.close('all')
+    with pytest.raises(ValueError, match=r'one image \(28, 28\), got \(5, 28, 28\)'): show_image(images)
+    with pytest.raises(ValueError, match='no image to draw'): show_images([])

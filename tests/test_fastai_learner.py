@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import SGD
+from torch import nn
+from torch.testing import assert_close
+
+from mnist_sgd.basic_optim import BasicOptim, train_model
+from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner, plot_climb
+from mnist_sgd.linear_model import batch_accuracy, mnist_loss, skip_draws
+
+
+@pytest.fixture(scope='module')
+def dls(dl, valid_dl): return make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y)
+
+
+def linear():
+    skip_draws(6871)
+    return nn.Linear(784, 1)
+
+
+@pytest.fixture(scope='module')
+def fitted(dls):
+    learn = make_learner(dls, linear())
+    return learn, fit_learner(learn, 10, 1.)
+
+
+@pytest.fixture(scope='module')
+def ours(dl, valid_dl):
+    model = linear()
+    return model, train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 10, progress=False)
+
+
+def test_loaders_give_our_batches(dls, dl, valid_dl):
+    for theirs, mine in ((dls.train, dl), (dls.valid, valid_dl)):
+        for (xa, ya), (xb, yb) in zip(mine, theirs, strict=True):
+            assert_close(xa, xb, rtol=0, atol=0)
+            assert_close(ya, yb, rtol=0, atol=0)
+
+
+def test_same_weights_as_train_model(fitted, ours):
+    assert_close(fitted[0].model.weight, ours[0].weight)
+    assert_close(fitted[0].model.bias, ours[0].bias)
+
+
+def test_same_loss_and_accuracy_but_for_the_last_batch(fitted, ours, valid_dl):
+    "fastai counts every image once, we count every batch once; the last batch is shorter."
+    right = ((ours[0](valid_dl.x) > 0) == valid_dl.y).float().mean().item()
+    assert fitted[1]['accuracy'][-1] == pytest.approx(right, abs=1e-6)
+    assert fitted[1]['accuracy'][1:] == pytest.approx(ours[1]['accuracy'][1:], abs=2e-3)
+    assert fitted[1]['valid_loss'][1:] == pytest.approx(ours[1]['valid_loss'][1:], abs=3e-3)
+
+
+def test_history_is_what_the_learner_recorded(fitted):
+    learn, history = fitted
+    assert {k: len(v) for k, v in history.items()} == {'accuracy': 10, 'train_loss': 10, 'valid_loss': 10}
+    assert [history[k][-1] for k in ('train_loss', 'valid_loss', 'accuracy')] == list(learn.recorder.values[-1])
+
+
+def test_prints_nothing(dls, capfd):
+    fit_learner(make_learner(dls, linear()), 1, 1.)
+    assert capfd.readouterr().out == ''
+
+
+def test_our_loaders_will_do(dl, valid_dl, fitted):
+    learn = Learner(DataLoaders(dl, valid_dl), linear(), opt_func=SGD, loss_func=mnist_loss, metrics=batch_accuracy)
+    assert fit_learner(learn, 10, 1.) == fitted[1]
+
+
+def test_loss_that_is_not_finite(dl, valid_dl):
+    x = dl.x[:600].clone()
+    x[300] = math.nan
+    learn = make_learner(make_dls(x, dl.y[:600], valid_dl.x, valid_dl.y), linear())
+    with pytest.raises(ValueError, match='the loss is nan at epoch 1, batch 2: try a learning rate ten times smaller'):
+        fit_learner(learn, 2, 1.)
+    assert learn.model.weight.isfinite().all()
+    assert issubclass(CheckLoss, Callback)
+
+
+def test_refuses(dls, dl, valid_dl):
+    with pytest.raises(ValueError, match='equally many and not none, got 3 and 2'):
+        make_dls(dl.x[:3], dl.y[:2], valid_dl.x, valid_dl.y)
+    with pytest.raises(ValueError, match='equally many and not none, got 0 and 0'):
+        make_dls(dl.x, dl.y, valid_dl.x[:0], valid_dl.y[:0])
+    for epochs in (0, 1.5):
+        with pytest.raises(ValueError, match='epochs must be'): fit_learner(make_learner(dls, linear()), epochs, 1.)
+    for lr in (0, math.nan):
+        with pytest.raises(ValueError, match='lr must be'): fit_learner(make_learner(dls, linear()), 1, lr)
+
+
+def test_chart_draws_what_it_is_given():
+    import matplotlib.pyplot as plt
+    figure = plot_climb({'a': {0: .5, 1: .9}, 'b': {1: .97}}, baseline=.95)
+    for ax in figure.axes:
+        baseline, a, b = ax.lines
+        assert (list(a.get_xdata()), list(a.get_ydata()), a.get_label()) == ([0, 1], [.5, .9], 'a')
+        assert list(b.get_xdata()) == [1] and set(baseline.get_ydata()) == {.95}
+    plt.close(figure)

@@ -1,0 +1,48 @@
+"What holds for the package as a whole: what an import costs, and which way imports point."
+import ast, subprocess, sys
+from importlib.metadata import version
+from importlib.resources import files
+
+import pytest
+
+import mnist_sgd
+
+WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'run']
+
+
+def loaded_after(statement):
+    code = f'import sys; {statement}; print(*sys.modules)'
+    return set(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_import_of_the_package_loads_nothing():
+    assert not loaded_after('import mnist_sgd') & {'torch', 'numpy', 'fastai', 'pandas', 'matplotlib'}
+
+
+@pytest.mark.parametrize('module', WALK[:5])
+def test_steps_before_fastai_do_without_it(module):
+    assert not loaded_after(f'import mnist_sgd.{module}') & {'fastai', 'fastcore', 'pandas', 'matplotlib'}
+
+
+def test_command_imports_nothing_heavy_for_its_help():
+    assert not loaded_after('import mnist_sgd.run') & {'torch', 'numpy', 'fastai', 'matplotlib'}
+
+
+@pytest.mark.parametrize('module', WALK)
+def test_imports_point_one_way(module):
+    tree = ast.parse((files('mnist_sgd')/f'{module}.py').read_text())
+    imported = {node.module.removeprefix('mnist_sgd.') for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith('mnist_sgd.')}
+    assert imported <= set(WALK[:WALK.index(module)])
+
+
+@pytest.mark.parametrize('module', WALK)
+def test_public_functions_say_what_they_do(module):
+    tree = ast.parse((files('mnist_sgd')/f'{module}.py').read_text())
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
+            assert ast.get_docstring(node), f'{module}.{node.name} has no docstring'
+
+
+def test_version_is_the_one_that_is_installed():
+    assert mnist_sgd.__version__ == version('mnist_sgd')

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch.testing import assert_close
+
+from mnist_sgd.manual_sgd import (apply_step, check_finite, check_lr, check_params, f, finite_difference,
+                                  mse, rolling_speed)
+
+NUMBERS = st.floats(-10, 10, width=32)
+
+
+def test_measurements_are_the_same_each_time():
+    state = torch.get_rng_state()
+    time, speed = rolling_speed()
+    assert_close(rolling_speed()[1], speed, rtol=0, atol=0)
+    assert_close(torch.get_rng_state(), state)
+    assert_close(time, torch.arange(20.))
+    assert (rolling_speed(seed=1)[1] != speed).all()
+    with pytest.raises(ValueError, match='at least one reading, got n=0'): rolling_speed(0)
+
+
+def test_f_is_a_parabola():
+    assert_close(f(torch.tensor([0., 1., 2.]), (2., 3., 4.)), torch.tensor([4., 9., 18.]))
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20))
+def test_mse_is_torchs(pairs):
+    preds, targets = torch.tensor(pairs).unbind(1)
+    assert_close(mse(preds, targets), F.mse_loss(preds, targets))
+
+
+def test_mse_wants_equal_shapes():
+    with pytest.raises(ValueError, match=r'preds \(3, 1\) and targets \(3,\) must have the same shape; .*squeeze\(1\)'):
+        mse(torch.zeros(3, 1), torch.zeros(3))
+    with pytest.raises(TypeError, match='targets must be a tensor, got list'): mse(torch.zeros(3), [0, 0, 0])
+
+
+@settings(deadline=None)
+@given(st.lists(NUMBERS, min_size=1, max_size=4))
+def test_finite_difference_is_the_gradient(values):
+    x = torch.tensor(values).double().requires_grad_()
+    def func(x): return (x**3 + torch.sin(x)).sum()
+    func(x).backward()
+    assert_close(finite_difference(func, x), x.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_finite_difference_keeps_the_shape():
+    assert_close(finite_difference(lambda x: (x**2).sum(), torch.ones(2, 3)), torch.full((2, 3), 2.).double())
+
+
+def test_step_is_torch_optim_sgd():
+    time, speed = rolling_speed()
+    ours = torch.tensor([.3, .1, .2], requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    opt = torch.optim.SGD([theirs], lr=1e-5)
+    for _ in range(20):
+        preds = apply_step(ours, time, speed, lr=1e-5)
+        assert_close(preds, f(time, theirs))
+        F.mse_loss(f(time, theirs), speed).backward()
+        opt.step()
+        opt.zero_grad()
+    assert_close(ours, theirs)
+    assert ours.grad is None
+
+
+def test_scaled_time_finds_least_squares():
+    time, speed = rolling_speed()
+    t, params = (time - 10)/10, torch.zeros(3, requires_grad=True)
+    for _ in range(500): apply_step(params, t, speed, lr=.5)
+    best = torch.linalg.lstsq(torch.stack([t**2, t, torch.ones(20)], 1), speed[:, None]).solution.squeeze()
+    assert_close(params.detach(), best, rtol=1e-4, atol=1e-3)
+
+
+def test_step_prints_its_loss(capsys):
+    apply_step(torch.zeros(3, requires_grad=True), *rolling_speed(), prn=True)
+    assert float(capsys.readouterr().out) == pytest.approx(mse(torch.zeros(20), rolling_speed()[1]).item())
+
+
+@pytest.mark.parametrize('lr', [0, -1, 0., math.nan, math.inf, -math.inf])
+def test_lr_is_positive(lr):
+    with pytest.raises(ValueError, match='lr must be a positive number, got'): check_lr(lr)
+    params = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match='lr must be'): apply_step(params, *rolling_speed(), lr=lr)
+    assert params.grad is None and not params.any()
+
+
+@pytest.mark.parametrize('lr', ['1', None, True, [1]])
+def test_lr_is_a_number(lr):
+    with pytest.raises(TypeError, match='lr must be a number, got'): check_lr(lr)
+
+
+def test_params_are_checked():
+    good = torch.zeros(2, requires_grad=True)
+    assert check_params(p for p in [good])[0] is good
+    with pytest.raises(ValueError, match='params is empty'): check_params([])
+    with pytest.raises(TypeError, match='iterable of tensors.*got Tensor'): check_params(good)
+    with pytest.raises(TypeError, match='iterable of tensors.*got method'): check_params(torch.nn.Linear(1, 1).parameters)
+    with pytest.raises(TypeError, match=r'params\[1\] must be a tensor, got float'): check_params([good, 1.])
+    with pytest.raises(ValueError, match=r'params\[0\] has no gradient: call requires_grad_'): check_params([torch.zeros(2)])
+    with pytest.raises(ValueError, match='computed from another tensor'): check_params([good*2])
+
+
+@pytest.mark.parametrize('loss', [math.nan, math.inf])
+def test_loss_that_runs_away(loss):
+    with pytest.raises(ValueError, match=f'the loss is {loss} at epoch 2, batch 3: try a learning rate ten times smaller'):
+        check_finite(torch.tensor(loss), 'epoch 2, batch 3')
+
+
+def test_runaway_step_leaves_the_parameters_finite():
+    params = torch.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match='the loss is inf: try'):
+        for _ in range(1000): apply_step(params, *rolling_speed(), lr=1e-3)
+    assert params.isfinite().all()

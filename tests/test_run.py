@@ -1,0 +1,138 @@
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from mnist_sgd.run import NOTES, check_device, climb, climb_figure, main, table
+
+STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'fastai_sgd', 'fastai_learner']
+COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
+
+
+def run(*args, cwd, **env):
+    return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+
+def numbers(result): return [{k: v for k, v in s.items() if k != 'seconds'} for s in result['stages']]
+
+
+def test_stages_and_their_lengths(result):
+    assert [s['stage'] for s in result['stages']] == STAGES
+    assert [s['epochs'] for s in result['stages']] == [0, 21, 20, 20, 10]
+    assert [len(s['accuracy']) for s in result['stages']] == [3, 22, 20, 20, 10]
+    assert [s['lr'] for s in result['stages']] == [None, 1, 1, 1, 1]
+    assert [s['bs'] for s in result['stages']] == [None, 256, 256, 256, 256]
+    for s in result['stages'][1:]: assert len(s['train_loss']) == len(s['valid_loss']) == s['epochs']
+    assert {k for s in result['stages'] for k in s} == {
+        'stage', 'epochs', 'lr', 'bs', 'accuracy', 'valid_loss', 'train_loss', 'notes', 'seconds'}
+    assert set(result['versions']) == {'mnist_sgd', 'python', 'torch', 'fastai', 'numpy'}
+
+
+def test_numbers_of_the_notes(result):
+    pixels, by_hand, basic, sgd, learner = result['stages']
+    assert pixels['accuracy'] == pytest.approx([.9168, .9854, .9511], abs=5e-5)
+    assert len(by_hand['notes']) == 22 and len(sgd['notes']) == 20
+    apart = [abs(a - b) for a, b in zip(by_hand['accuracy'], by_hand['notes'])]
+    assert max(apart[:1] + apart[2:]) < 4.1e-4  # the notes' 0.6833 after one epoch does not come out
+    assert sgd['accuracy'] == pytest.approx(sgd['notes'], abs=4e-4)
+    assert [s['notes'] for s in (pixels, basic, learner)] == [None]*3
+    assert (by_hand['accuracy'][-1], basic['accuracy'][-1]) == (.9697, .9785)
+    assert learner['accuracy'][-1] == pytest.approx(.967615, abs=1e-6)
+
+
+def test_two_runs_agree_in_every_number(result, tmp_path):
+    for threads in ('1', '2'):
+        ran = run('--json', '-', cwd=tmp_path, OMP_NUM_THREADS=threads)
+        assert ran.returncode == 0 and ran.stderr == ''
+        assert numbers(json.loads(ran.stdout)) == numbers(result)
+    assert (tmp_path/'climb.png').read_bytes().startswith(b'\x89PNG')
+    assert [o.name for o in tmp_path.iterdir()] == ['climb.png']
+
+
+def test_options(tmp_path):
+    ran = run('--epochs', 2, '--lr', .5, '--bs', 100, '--seed', 7, '--device', 'cpu',
+              '--plot', tmp_path/'a.png', '--json', tmp_path/'a.json', cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    stages = json.loads((tmp_path/'a.json').read_text())['stages']
+    assert [(s['epochs'], s['lr'], s['bs'], len(s['accuracy'])) for s in stages] == [
+        (0, None, None, 3), (2, .5, 100, 3)] + [(2, .5, 100, 2)]*3
+    assert not any(s['notes'] for s in stages)
+    assert stages[2]['accuracy'] == stages[3]['accuracy']  # one seed, one start: BasicOptim is fastai's SGD
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['a.json', 'a.png']
+    assert str(tmp_path/'a.png') in ran.stdout
+
+
+def test_fewer_epochs_are_the_beginning_of_more(result):
+    for few, many in zip(climb(epochs=2, progress=False)['stages'][1:], result['stages'][1:]):
+        assert few['accuracy'] == many['accuracy'][:len(few['accuracy'])]
+        assert few['notes'] == (many['notes'] and many['notes'][:len(few['accuracy'])])
+
+
+def test_seed_changes_the_run():
+    one, again, other = (climb(epochs=1, seed=seed, progress=False) for seed in (1, 1, 2))
+    assert numbers(one) == numbers(again)
+    for a, b in zip(one['stages'][1:], other['stages'][1:]): assert a['train_loss'] != b['train_loss']
+
+
+def test_table(result):
+    lines = table(result).splitlines()
+    assert lines[0].split() == ['step', 'parameters', 'epochs', 'accuracy', 'the', 'notes', 'seconds']
+    assert [line.split()[:5] for line in lines[1:6]] == [
+        ['pixel_similarity', '0', '0', '0.9511', '–'], ['linear_model', '785', '21', '0.9697', '0.9696'],
+        ['basic_optim', '785', '20', '0.9785', '–'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
+        ['fastai_learner', '785', '10', '0.9676', '–']]
+    for stage, notes in NOTES.items(): assert ' '.join(f'{n:.4f}' for n in notes) in lines
+
+
+def test_chart(result):
+    curves = climb_figure(result).axes[0].lines[1:]
+    assert [curve.get_label() for curve in curves] == STAGES[1:]
+    assert [(int(c.get_xdata()[0]), int(c.get_xdata()[-1])) for c in curves] == [(0, 21), (1, 20), (1, 20), (1, 10)]
+
+
+@pytest.mark.parametrize('args, sentence', [
+    (['--epochs', '0'], "argument --epochs: must be a whole number from 1, got '0'"),
+    (['--epochs', '2.5'], "argument --epochs: must be a whole number from 1, got '2.5'"),
+    (['--lr', '0'], "argument --lr: must be a positive number such as 1 or 0.1, got '0'"),
+    (['--lr', '-1'], "argument --lr: must be a positive number"),
+    (['--lr', 'nan'], "argument --lr: must be a positive number"),
+    (['--lr', 'fast'], "argument --lr: must be a positive number"),
+    (['--bs', '0'], "argument --bs: must be a whole number from 1, got '0'"),
+    (['--seed', 'x'], "argument --seed: must be a whole number from 0, got 'x'"),
+    (['--seed', str(2**64)], "argument --seed: must be at most 18446744073709551615"),
+    (['--device', 'toaster'], "device 'toaster' cannot be used here; try 'cpu'"),
+    (['--device', 'cuda:99'], "device 'cuda:99' cannot be used here; try 'cpu'"),
+    (['--plot', 'absent/a.png'], "argument --plot: must be in a folder that you can write to, got 'absent/a.png'"),
+    (['--json', '.'], "argument --json: must be a file, got '.'"),
+    (['--json', ''], "argument --json: must be a file, got ''"),
+    (['--what'], 'unrecognized arguments: --what'),
+])
+def test_bad_options(args, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped: main(args)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and printed.out == ''
+    assert sentence in printed.err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_exits_with_2_and_no_traceback(tmp_path):
+    ran = run('--lr', 'nan', cwd=tmp_path)
+    assert ran.returncode == 2 and 'Traceback' not in ran.stderr and ran.stdout == ''
+
+
+def test_damaged_data_is_one_sentence(tmp_path, monkeypatch, capsys):
+    import mnist_sgd.data as data
+    (tmp_path/'mnist.npz').write_bytes(data.NPZ.read_bytes()[:1000])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data.load_pair, '__defaults__', (3, 7, 'train', data.torch.float32, tmp_path/'mnist.npz'))
+    with pytest.raises(SystemExit) as stopped: main([])
+    assert stopped.value.code == 2
+    assert 'is damaged or not a packed MNIST' in capsys.readouterr().err
+    assert [o.name for o in tmp_path.iterdir()] == ['mnist.npz']
+
+
+def test_python_callers_get_value_errors():
+    for bad in ({'epochs': 0}, {'lr': 0.}, {'bs': 0}, {'device': 'toaster'}):
+        with pytest.raises(ValueError): climb(progress=False, **bad)
+    check_device('cpu')
