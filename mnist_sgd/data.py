@@ -5,72 +5,76 @@
 # %% auto #0
 __all__ = ['NPZ', 'IDX_MD5', 'show_image', 'show_images', 'load_digit', 'load_pair', 'pack_mnist', 'sample_files', 'mnist_sample']
 
-# %% ../nbs/00_data.ipynb #17730811
+# %% ../nbs/00_data.ipynb #cd92a2ac
+import numpy as np
 from torch import Tensor
 
-# %% ../nbs/00_data.ipynb #cfc67d7c
+# %% ../nbs/00_data.ipynb #d2efa7fb
 def show_image(
-    im:Tensor, # (28, 28) pixels, numbers of any range; the largest is drawn black
+    im, # (28, 28) pixels, a tensor or anything NumPy reads; the largest is drawn black
     ax=None, # matplotlib Axes to draw on; a new small figure if None
     title:str=None, # text above the image
     **kwargs, # passed on to `Axes.imshow`
 ): # the Axes
-    "Draw one image in greys, dark on white. Raises ValueError if `im` is not two-dimensional."
+    "Draw one image in greys, dark on white. Raises ValueError unless it has two axes."
     import matplotlib.pyplot as plt
-    if im.ndim != 2: raise ValueError(f"show_image needs one image (28, 28), got {tuple(im.shape)}")
+    im = im.detach().cpu().numpy() if isinstance(im, Tensor) else np.array(im)
+    if im.ndim != 2: raise ValueError(f"show_image needs one image (28, 28), got {im.shape}")
     if ax is None: ax = plt.subplots(figsize=(2.4, 2.6))[1]
-    ax.imshow(im.detach().cpu().numpy(), **{'cmap': 'Greys', **kwargs})
+    ax.imshow(im, **{'cmap': 'Greys', **kwargs})
     ax.set_axis_off()
     if title is not None: ax.set_title(title, loc='center')
     return ax
 
-# %% ../nbs/00_data.ipynb #252e60c6
+# %% ../nbs/00_data.ipynb #4e943be0
 def show_images(
-    ims, # tensors of shape (28, 28), or one tensor (n, 28, 28)
-    ncols:int=8, # images in a row
+    ims, # images (28, 28), or one tensor (n, 28, 28)
+    ncols:int=8, # images in a row, from 1
     titles=None, # one text for each image
     title:str=None, # text above the whole figure
     size:float=1.0, # height of a row, in inches
     **kwargs, # passed on to `show_image`
 ): # the Figure
-    "Draw images in a grid. Raises ValueError if there is no image, or as `show_image` does."
+    "Draw images in a grid. Raises ValueError: no image, other number of titles, as `show_image`."
     import matplotlib.pyplot as plt
     ims = list(ims)
     if not ims: raise ValueError("show_images got no image to draw")
+    titles = [None]*len(ims) if titles is None else list(titles)
+    if len(titles) != len(ims):
+        raise ValueError(f"{len(ims)} images need as many titles, got {len(titles)}")
     nrows = -(-len(ims)//ncols)
-    height = (size + .25*bool(titles))*nrows + .3*bool(title)
+    height = (size + .25*any(titles))*nrows + .3*bool(title)
     fig, axs = plt.subplots(nrows, ncols, figsize=(8, height), squeeze=False)
     for ax in axs.flat: ax.set_axis_off()
-    for im,text,ax in zip(ims, titles or [None]*len(ims), axs.flat): show_image(im, ax, text, **kwargs)
+    for im,text,ax in zip(ims, titles, axs.flat): show_image(im, ax, text, **kwargs)
     if title: fig.suptitle(title, x=.01, ha='left', fontsize=11)
     return fig
 
-# %% ../nbs/00_data.ipynb #428f4081
+# %% ../nbs/00_data.ipynb #596bb16a
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from numbers import Integral
 from pathlib import Path
 import hashlib, os, zipfile, zlib
 
-import numpy as np
 import torch
 
 # %% ../nbs/00_data.ipynb #913e8afb
 NPZ = Path(str(files('mnist_sgd')/'mnist.npz')) # all of MNIST, inside the package
 
-# %% ../nbs/00_data.ipynb #04675132
+# %% ../nbs/00_data.ipynb #0a646851
 def _unpack(npz, names, convert=np.asarray):
     "The arrays `names` of a packed MNIST, each passed through `convert`."
     try:
         with np.load(npz) as packed, ThreadPoolExecutor() as pool:
             return list(pool.map(lambda name: convert(packed[name]), names))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{npz} is damaged or not a packed MNIST ({e}); install mnist_sgd again, "
                          "or make the file anew with pack_mnist") from e
 
-# %% ../nbs/00_data.ipynb #a1774cff
+# %% ../nbs/00_data.ipynb #5034e9b9
 def _check_digit(digit):
-    if not (isinstance(digit, Integral) and 0 <= digit <= 9):
+    if not isinstance(digit, Integral) or isinstance(digit, bool) or not 0 <= digit <= 9:
         raise ValueError(f"digit must be a whole number from 0 to 9, got {digit!r}")
 
 # %% ../nbs/00_data.ipynb #2e544370
@@ -125,12 +129,13 @@ IDX_MD5 = { # the four published files of MNIST, uncompressed
     't10k-images-idx3-ubyte': '2646ac647ad5339dbf082846283269ea',
     't10k-labels-idx1-ubyte': '27ae3e4e09519cfbb04c329615203637'}
 
-# %% ../nbs/00_data.ipynb #a755cb7d
+# %% ../nbs/00_data.ipynb #d1260eec
 def _read_idx(path):
     "The array in one of MNIST's IDX files, once its MD5 has been checked."
     try: data = path.read_bytes()
     except OSError as e:
-        raise ValueError(f"cannot read {path} ({e.strerror}); pack_mnist needs {', '.join(IDX_MD5)}") from e
+        raise ValueError(f"cannot read {path} ({e.strerror}); "
+                         f"pack_mnist needs {', '.join(IDX_MD5)}") from e
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if md5 != IDX_MD5[path.name]:
         raise ValueError(f"{path} is not MNIST's file: its md5 is {md5}, not {IDX_MD5[path.name]}; "
@@ -144,12 +149,12 @@ def _positions(labels, digit):
     "Where `digit` stands among `labels`, sorted as text, which is how file names are sorted."
     return sorted(np.flatnonzero(labels == digit).tolist(), key=str)
 
-# %% ../nbs/00_data.ipynb #f78655e6
+# %% ../nbs/00_data.ipynb #08071ce0
 def pack_mnist(
     idx_dir:Path, # folder of the four IDX files, named as in `IDX_MD5`
     npz:Path, # the file to write
 )->Path: # `npz`
-    "Pack MNIST, the same to the byte each time. Raises ValueError, and writes nothing, for a wrong file."
+    "Pack MNIST, the same to the byte each time. Raises ValueError for a wrong file."
     idx_dir, npz, arrays = Path(idx_dir), Path(npz), {}
     for split,source in (('train', 'train'), ('valid', 't10k')):
         images = _read_idx(idx_dir/f'{source}-images-idx3-ubyte')
@@ -163,7 +168,8 @@ def pack_mnist(
                 with archive.open(f'{name}.npy', 'w') as f: np.save(f, array)
         partial.replace(npz)
     except OSError as e:
-        raise ValueError(f"cannot write {npz} ({e.strerror}); name a file in a folder you can write") from e
+        raise ValueError(f"cannot write {npz} ({e.strerror}); "
+                         "name a file in a folder you can write to") from e
     finally: partial.unlink(missing_ok=True)
     return npz
 

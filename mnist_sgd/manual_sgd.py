@@ -13,19 +13,23 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-# %% ../nbs/02_manual_sgd.ipynb #8c6e55df
+# %% ../nbs/02_manual_sgd.ipynb #539df1a6
 def finite_difference(
     func, # function of one tensor that returns a tensor with a single number
     x:Tensor, # where to take the gradient; any shape
     eps:float=1e-4, # how far to go in each direction, in the units of `x`
 )->Tensor: # gradient of `func` at `x`, same shape as `x`, float64
-    "Gradient by central differences, (func(x + eps) - func(x - eps)) / (2 eps) for each element."
-    x = x.detach().double()
+    "Gradient by central differences. Raises ValueError unless `func` returns one float64 number."
+    x = x.detach().double().contiguous()
     grad = torch.empty_like(x)
     for i in range(x.numel()):
         step = torch.zeros_like(x)
         step.view(-1)[i] = eps
-        grad.view(-1)[i] = (func(x + step) - func(x - step))/(2*eps)
+        up, down = func(x + step), func(x - step)
+        if up.numel() != 1 or up.dtype != torch.float64:
+            raise ValueError(f"func must return one float64 number, got {tuple(up.shape)} of {up.dtype}: "
+                             "call .double() on the data it uses")
+        grad.view(-1)[i] = (up - down).detach()/(2*eps)
     return grad
 
 # %% ../nbs/02_manual_sgd.ipynb #c6601ac7
@@ -49,17 +53,20 @@ def f(
     a, b, c = params
     return a*t**2 + b*t + c
 
-# %% ../nbs/02_manual_sgd.ipynb #f5bdf054
+# %% ../nbs/02_manual_sgd.ipynb #11331347
 def check_same_shape(
     preds:Tensor, # predictions
     targets:Tensor, # what they are compared with
 ):
-    "Raise TypeError unless both are tensors, ValueError unless they have the same shape."
+    "Raise TypeError unless both are tensors and preds floats, ValueError for different shapes."
     for name,x in (('preds', preds), ('targets', targets)):
-        if not torch.is_tensor(x): raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if not torch.is_tensor(x):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if not preds.is_floating_point():
+        raise TypeError(f"preds must be floats, got {preds.dtype}: write 1. for 1, or call .float()")
     if preds.shape != targets.shape:
-        raise ValueError(f"preds {tuple(preds.shape)} and targets {tuple(targets.shape)} must have the "
-                         "same shape; add an axis with unsqueeze(1) or drop one with squeeze(1)")
+        raise ValueError(f"preds {tuple(preds.shape)} and targets {tuple(targets.shape)} must have "
+                         "the same shape; add an axis with unsqueeze(1) or drop one with squeeze(1)")
 
 # %% ../nbs/02_manual_sgd.ipynb #87e093a8
 def mse(
@@ -70,7 +77,7 @@ def mse(
     check_same_shape(preds, targets)
     return ((preds - targets)**2).mean()
 
-# %% ../nbs/02_manual_sgd.ipynb #4bcf48f5
+# %% ../nbs/02_manual_sgd.ipynb #9dbb7d97
 def check_lr(
     lr:float, # learning rate
 ):
@@ -78,9 +85,9 @@ def check_lr(
     if not isinstance(lr, Real) or isinstance(lr, bool):
         raise TypeError(f"lr must be a number, got {type(lr).__name__}")
     if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr must be a positive number, got {lr}; try 1e-5 here, or 1 for the digits")
+        raise ValueError(f"lr must be a positive number, got {lr}; try 1 for the digits")
 
-# %% ../nbs/02_manual_sgd.ipynb #8e52641a
+# %% ../nbs/02_manual_sgd.ipynb #c4e85b53
 def check_params(
     params, # tensors that a step will change: an iterable of them, such as model.parameters()
 )->list: # of the tensors
@@ -92,12 +99,13 @@ def check_params(
     if not params: raise ValueError("params is empty: there is nothing to train")
     for i,p in enumerate(params):
         if not torch.is_tensor(p):
-            raise TypeError(f"params[{i}] must be a tensor, got {type(p).__name__}")
+            raise TypeError(f"params must hold tensors, got {type(p).__name__} at place {i}")
         if not p.requires_grad:
-            raise ValueError(f"params[{i}] has no gradient: call requires_grad_() on it, or leave it out")
+            raise ValueError(f"tensor {i} of params has no gradient: call requires_grad_() on it, "
+                             "or leave it out")
         if not p.is_leaf:
-            raise ValueError(f"params[{i}] was computed from another tensor: call requires_grad_() last, "
-                             "after multiplying or moving it")
+            raise ValueError(f"tensor {i} of params was computed from another one: call requires_grad_() "
+                             "last, after multiplying or moving it")
     return params
 
 # %% ../nbs/02_manual_sgd.ipynb #3950ca89
@@ -110,20 +118,22 @@ def check_finite(
         raise ValueError(f"the loss is {loss.item()}{where and f' at {where}'}: try a learning rate "
                          "ten times smaller, and look for NaN in the inputs")
 
-# %% ../nbs/02_manual_sgd.ipynb #73d854f6
+# %% ../nbs/02_manual_sgd.ipynb #29f4a053
 def apply_step(
-    params:Tensor, # (3,) a, b, c; changed in place
+    params:Tensor, # (3,) a, b, c, with requires_grad_(); changed in place
     time:Tensor, # (n,) times
     speed:Tensor, # (n,) speeds read at these times
     lr:float=1e-5, # learning rate
     prn:bool=False, # print the loss?
 )->Tensor: # (n,) predictions before the step
-    "One step down the gradient of `mse`. Raises as `check_params`, `check_lr`, `check_finite` do."
+    "One step of gradient descent. Raises as `check_params`, `check_lr`, `check_finite`, `mse` do."
     check_params([params])
+    if params.shape != (3,): raise ValueError(f"params must be three numbers, got {tuple(params.shape)}")
     check_lr(lr)
     preds = f(time, params)
     loss = mse(preds, speed)
     check_finite(loss)
+    params.grad = None # an earlier backward may have left one
     loss.backward()
     params.data -= lr*params.grad
     params.grad = None

@@ -9,37 +9,44 @@ __all__ = ['mnist_distance', 'is_3', 'pixel_accuracy']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_pixel_similarity.ipynb #8d9846f2
+# %% ../nbs/01_pixel_similarity.ipynb #ee2dcbe7
 def mnist_distance(
     a:Tensor, # (..., 28, 28) float pixels, one image or a stack
     b:Tensor, # (..., 28, 28) float pixels, to be broadcast against `a`
 )->Tensor: # (...), the mean absolute difference of each pair of images, in the units of the pixels
-    "L1 distance between images. Raises TypeError if not float, ValueError for shapes that do not fit."
+    "L1 distance of images. Raises TypeError if not float, ValueError if the shapes do not fit."
     for x in (a, b):
         if not torch.is_tensor(x) or not x.is_floating_point():
-            raise TypeError("mnist_distance needs tensors of floats: call .float()/255 on the images first")
+            raise TypeError("mnist_distance needs tensors of floats: call .float()/255 on the images")
+    shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
     if min(a.ndim, b.ndim) < 2 or a.shape[-2:] != b.shape[-2:]:
-        raise ValueError(f"mnist_distance needs images of one size, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"mnist_distance needs images of one size, got {shapes}")
+    try: torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError as e: raise ValueError(f"stacks of {shapes} cannot be broadcast") from e
     return (a - b).abs().mean((-1, -2))
 
-# %% ../nbs/01_pixel_similarity.ipynb #a59c89d6
+# %% ../nbs/01_pixel_similarity.ipynb #6896ac94
 def is_3(
     x:Tensor, # (..., 28, 28) float pixels, one image or a stack
     mean3:Tensor, # (28, 28), mean of the 3s
     mean7:Tensor, # (28, 28), mean of the 7s
 )->Tensor: # (...) of bool
-    "Whether each image is nearer to `mean3` than to `mean7`. Raises as `mnist_distance` does."
+    "Whether images are nearer to `mean3`. Raises as `mnist_distance`, ValueError for other means."
+    if mean3.ndim != 2 or mean3.shape != mean7.shape:
+        raise ValueError("mean3 and mean7 must be one image each, such as threes.mean(0), "
+                         f"got {tuple(mean3.shape)} and {tuple(mean7.shape)}")
     return mnist_distance(x, mean3) < mnist_distance(x, mean7)
 
-# %% ../nbs/01_pixel_similarity.ipynb #f3143797
+# %% ../nbs/01_pixel_similarity.ipynb #121c462d
 def pixel_accuracy(
     threes:Tensor, # (n, 28, 28) float pixels of images that are 3s
     sevens:Tensor, # (m, 28, 28) float pixels of images that are 7s
     mean3:Tensor, # (28, 28), mean of the 3s
     mean7:Tensor, # (28, 28), mean of the 7s
 )->tuple: # accuracy on the 3s, accuracy on the 7s, and the mean of both, as floats in [0, 1]
-    "How often `is_3` is right. Raises as `mnist_distance` does, and ValueError without images."
-    if not len(threes) or not len(sevens): raise ValueError("pixel_accuracy needs at least one 3 and one 7")
+    "How often `is_3` is right. Raises as `is_3` does, and ValueError without images."
+    if not len(threes) or not len(sevens):
+        raise ValueError("pixel_accuracy needs at least one 3 and one 7")
     on_3 = is_3(threes, mean3, mean7).float().mean().item()
     on_7 = 1 - is_3(sevens, mean3, mean7).float().mean().item()
     return on_3, on_7, (on_3 + on_7)/2

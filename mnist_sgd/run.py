@@ -106,7 +106,7 @@ def _stages(epochs, lr, bs, seed, device, progress):
                 'seconds': round(perf_counter() - start, 3)})
     return stages
 
-# %% ../nbs/90_run.ipynb #0fba71eb
+# %% ../nbs/90_run.ipynb #0d6f69e5
 def climb(
     epochs:int=None, # epochs of each trained stage; those of the notes if None
     lr:float=1., # learning rate
@@ -118,10 +118,10 @@ def climb(
     "Run every stage on the real data. Raises ValueError: bad argument, loss that is not finite."
     import fastai, numpy, torch
     import mnist_sgd
-    from mnist_sgd.basic_optim import check_epochs
+    from mnist_sgd.linear_model import check_whole
     from mnist_sgd.manual_sgd import check_lr
     check_lr(lr)
-    if epochs is not None: check_epochs(epochs)
+    if epochs is not None: check_whole(epochs, 'epochs')
     check_device(device)
     threads = torch.get_num_threads()
     try:

@@ -52,10 +52,15 @@ def test_parameter_without_gradient_is_left_alone():
     assert (a.tolist(), b.tolist()) == ([.5, .5], [1, 1])
 
 
+def test_optimiser_of_another_model(tiny_dl):
+    with pytest.raises(ValueError, match='no parameter has a gradient: call backward.* for the very model that you train'):
+        train_epoch(nn.Linear(784, 1), tiny_dl, BasicOptim(nn.Linear(784, 1).parameters(), 1.))
+
+
 def test_refuses():
     with pytest.raises(ValueError, match='params is empty'): BasicOptim([], 1.)
     with pytest.raises(TypeError, match='iterable of tensors'): BasicOptim(torch.zeros(2, requires_grad=True), 1.)
-    with pytest.raises(TypeError, match=r'params\[0\] must be a tensor, got str'): BasicOptim(['weights'], 1.)
+    with pytest.raises(TypeError, match=r'params must hold tensors, got str at place 0'): BasicOptim(['weights'], 1.)
     with pytest.raises(ValueError, match='has no gradient'): BasicOptim([torch.zeros(2)], 1.)
     for lr in (0, -.1, math.nan):
         with pytest.raises(ValueError, match='lr must be a positive number'): BasicOptim(linear().parameters(), lr)
@@ -112,8 +117,9 @@ def test_device_moves_module_and_batches(tiny_dl):
     with pytest.raises(RuntimeError, match='meta'): # a meta tensor has no values, so it did move
         train_model(model, tiny_dl, tiny_dl, opt, 1, device='meta', progress=False)
     assert model.weight.device.type == 'meta'
-    assert train_model(nn.Linear(784, 1), tiny_dl, tiny_dl, BasicOptim(nn.Linear(784, 1).parameters(), 1.), 1,
-                       device='cpu', progress=False)['accuracy']
+    model = nn.Linear(784, 1)
+    opt = BasicOptim(model.parameters(), 1.)
+    assert train_model(model, tiny_dl, tiny_dl, opt, 1, device='cpu', progress=False)['accuracy']
 
 
 def test_module_is_in_the_right_mode(tiny_dl):

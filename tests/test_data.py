@@ -105,7 +105,7 @@ def test_every_call_gives_its_own_memory():
     assert load_digit(1, 'valid').any()
 
 
-@pytest.mark.parametrize('digit', [10, -1, 3.0, '3', None])
+@pytest.mark.parametrize('digit', [10, -1, 3.0, '3', None, True])
 def test_unknown_digit(digit):
     with pytest.raises(ValueError, match='digit must be a whole number from 0 to 9, got'): load_digit(digit)
 
@@ -226,3 +226,6 @@ def test_pictures():
     plt.close('all')
     with pytest.raises(ValueError, match=r'one image \(28, 28\), got \(5, 28, 28\)'): show_image(images)
     with pytest.raises(ValueError, match='no image to draw'): show_images([])
+    with pytest.raises(ValueError, match='5 images need as many titles, got 1'): show_images(images, titles=['a'])
+    assert show_image(Image.fromarray(load_digit(3, dtype=torch.uint8)[0].numpy())).images[0].get_array().shape == (28, 28)
+    plt.close('all')

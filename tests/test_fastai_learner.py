@@ -57,25 +57,29 @@ def test_same_loss_and_accuracy_but_for_the_last_batch(fitted, ours, valid_dl):
 
 def test_history_is_what_the_learner_recorded(fitted):
     learn, history = fitted
-    assert {k: len(v) for k, v in history.items()} == {'accuracy': 10, 'train_loss': 10, 'valid_loss': 10}
+    assert {k: len(v) for k, v in history.items()} == {'accuracy': 10, 'train_loss': 10, 'valid_loss': 10, 'seconds': 10}
+    assert all(s > 0 for s in history['seconds'])
     assert [history[k][-1] for k in ('train_loss', 'valid_loss', 'accuracy')] == list(learn.recorder.values[-1])
 
 
 def test_prints_nothing(dls, capfd):
     fit_learner(make_learner(dls, linear()), 1, 1.)
     assert capfd.readouterr().out == ''
+    fit_learner(make_learner(dls, linear()), 1, 1., progress=True)
+    assert 'batch_accuracy' in capfd.readouterr().out
 
 
 def test_our_loaders_will_do(dl, valid_dl, fitted):
     learn = Learner(DataLoaders(dl, valid_dl), linear(), opt_func=SGD, loss_func=mnist_loss, metrics=batch_accuracy)
-    assert fit_learner(learn, 10, 1.) == fitted[1]
+    history = fit_learner(learn, 10, 1.)
+    for what in ('accuracy', 'train_loss', 'valid_loss'): assert history[what] == fitted[1][what]
 
 
 def test_loss_that_is_not_finite(dl, valid_dl):
     x = dl.x[:600].clone()
     x[300] = math.nan
     learn = make_learner(make_dls(x, dl.y[:600], valid_dl.x, valid_dl.y), linear())
-    with pytest.raises(ValueError, match='the loss is nan at epoch 1, batch 2: try a learning rate ten times smaller'):
+    with pytest.raises(ValueError, match='^the loss is nan at epoch 1, batch 2: try a learning rate ten times smaller'):
         fit_learner(learn, 2, 1.)
     assert learn.model.weight.isfinite().all()
     assert issubclass(CheckLoss, Callback)
@@ -86,6 +90,12 @@ def test_refuses(dls, dl, valid_dl):
         make_dls(dl.x[:3], dl.y[:2], valid_dl.x, valid_dl.y)
     with pytest.raises(ValueError, match='equally many and not none, got 0 and 0'):
         make_dls(dl.x, dl.y, valid_dl.x[:0], valid_dl.y[:0])
+    for batch_size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match='batch_size must be a whole number from 1'):
+            make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y, batch_size)
+    for metrics in ([], [batch_accuracy, mnist_loss]):
+        with pytest.raises(ValueError, match='needs a Learner with one metric'):
+            fit_learner(make_learner(dls, linear(), metrics=metrics), 1, 1.)
     for epochs in (0, 1.5):
         with pytest.raises(ValueError, match='epochs must be'): fit_learner(make_learner(dls, linear()), epochs, 1.)
     for lr in (0, math.nan):
@@ -95,6 +105,8 @@ def test_refuses(dls, dl, valid_dl):
 def test_chart_draws_what_it_is_given():
     import matplotlib.pyplot as plt
     figure = plot_climb({'a': {0: .5, 1: .9}, 'b': {1: .97}}, baseline=.95)
+    low, high = figure.axes[1].get_ylim()
+    assert low < .95 < .97 < high
     for ax in figure.axes:
         baseline, a, b = ax.lines
         assert (list(a.get_xdata()), list(a.get_ydata()), a.get_label()) == ([0, 1], [.5, .9], 'a')

@@ -95,8 +95,9 @@ def test_loss_is_l1_loss_of_the_sigmoid(pairs):
 def test_linear1_is_torchs():
     x, weights, bias = torch.rand(5, 784), torch.rand(784, 1), torch.rand(1)
     assert_close(linear1(x, weights, bias), F.linear(x, weights.T, bias))
-    with pytest.raises(ValueError, match='got 28 inputs an image and 784 weights'):
-        linear1(torch.rand(5, 28, 28), weights, bias)
+    for bad in ((torch.rand(5, 28, 28), weights, bias), (x, weights.squeeze(), bias), (x, weights, torch.rand(5))):
+        with pytest.raises(ValueError, match=r'linear1 needs inputs \(n, 784\), weights \(784, 1\) and a bias \(1,\)'):
+            linear1(*bad)
 
 
 def test_init_params():
@@ -151,7 +152,7 @@ def test_shuffled_loader():
 def test_loader_refuses():
     with pytest.raises(ValueError, match='equally long, got 3 and 2'): BatchLoader(torch.zeros(3, 1), torch.zeros(2, 1))
     with pytest.raises(ValueError, match='the loader is empty'): BatchLoader(torch.zeros(0, 1), torch.zeros(0, 1))
-    for bad in (0, -1, 2.5, '8'):
+    for bad in (0, -1, 2.5, '8', True):
         with pytest.raises(ValueError, match='batch_size must be a whole number from 1'):
             BatchLoader(torch.zeros(3, 1), torch.zeros(3, 1), bad)
 
@@ -200,7 +201,7 @@ def test_empty_loader(tiny_dl):
 def test_parameters_without_a_gradient(tiny_dl):
     weights, bias = torch.zeros(784, 1), torch.zeros(1)
     model = partial(linear1, weights=weights, bias=bias)
-    with pytest.raises(ValueError, match=r'params\[0\] has no gradient'): train_epoch(model, tiny_dl, [weights, bias], 1.)
+    with pytest.raises(ValueError, match=r'tensor 0 of params has no gradient'): train_epoch(model, tiny_dl, [weights, bias], 1.)
     with pytest.raises(ValueError, match='the loss has no gradient: call requires_grad_'):
         calc_grad(*next(iter(tiny_dl)), model)
     (weights, bias), model = start_of_training()
@@ -214,6 +215,24 @@ def test_loss_that_is_not_finite_stops_before_the_step(tiny_dl):
     with pytest.raises(ValueError, match='the loss is nan at epoch 5, batch 2: try a learning rate ten times smaller'):
         train_epoch(model, tiny_dl, [weights, bias], 1., epoch=5)
     assert weights.isfinite().all() and bias.isfinite().all()
+    tiny_dl.x[2, 0] = 0  # and nothing is left behind that a second try would fall over
+    train_epoch(model, tiny_dl, [weights, bias], .1)
+    assert weights.isfinite().all() and bias.isfinite().all()
+
+
+def test_predictions_that_are_nan():
+    with pytest.raises(ValueError, match='the predictions are NaN: try a learning rate ten times smaller'):
+        batch_accuracy(torch.tensor([[math.nan]]), torch.tensor([[1]]))
+
+
+def test_epoch_forgets_earlier_gradients(tiny_dl):
+    ends = []
+    for earlier in (False, True):
+        (weights, bias), model = start_of_training()
+        if earlier: calc_grad(*next(iter(tiny_dl)), model)
+        train_epoch(model, tiny_dl, [weights, bias], 1.)
+        ends.append(weights.detach())
+    assert_close(*ends)
 
 
 @pytest.mark.parametrize('lr', [0, -1, math.nan])

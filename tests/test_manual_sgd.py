@@ -36,6 +36,8 @@ def test_mse_wants_equal_shapes():
     with pytest.raises(ValueError, match=r'preds \(3, 1\) and targets \(3,\) must have the same shape; .*squeeze\(1\)'):
         mse(torch.zeros(3, 1), torch.zeros(3))
     with pytest.raises(TypeError, match='targets must be a tensor, got list'): mse(torch.zeros(3), [0, 0, 0])
+    with pytest.raises(TypeError, match='preds must be floats, got torch.int64: write 1. for 1'):
+        mse(torch.tensor([1, 2]), torch.tensor([1, 3]))
 
 
 @settings(deadline=None)
@@ -48,7 +50,15 @@ def test_finite_difference_is_the_gradient(values):
 
 
 def test_finite_difference_keeps_the_shape():
-    assert_close(finite_difference(lambda x: (x**2).sum(), torch.ones(2, 3)), torch.full((2, 3), 2.).double())
+    x = torch.arange(6.).view(2, 3)
+    for y in (x, x.T, x[:, ::2]): assert_close(finite_difference(lambda x: (x**2).sum(), y), 2*y.double())
+
+
+def test_finite_difference_wants_one_exact_number():
+    with pytest.raises(ValueError, match=r'must return one float64 number, got \(3,\)'):
+        finite_difference(lambda x: x**2, torch.ones(3))
+    with pytest.raises(ValueError, match=r'of torch.float32: call .double\(\) on the data'):
+        finite_difference(lambda x: (x.sum()*torch.ones(3)).sum().float(), torch.ones(3))
 
 
 def test_step_is_torch_optim_sgd():
@@ -72,6 +82,21 @@ def test_scaled_time_finds_least_squares():
     for _ in range(500): apply_step(params, t, speed, lr=.5)
     best = torch.linalg.lstsq(torch.stack([t**2, t, torch.ones(20)], 1), speed[:, None]).solution.squeeze()
     assert_close(params.detach(), best, rtol=1e-4, atol=1e-3)
+
+
+def test_step_forgets_an_earlier_gradient():
+    time, speed = rolling_speed()
+    once, twice = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    mse(f(time, twice), speed).backward()
+    for params in (once, twice): apply_step(params, time, speed)
+    assert_close(once, twice)
+
+
+def test_step_wants_three_parameters():
+    with pytest.raises(ValueError, match=r'params must be three numbers, got \(4,\)'):
+        apply_step(torch.zeros(4, requires_grad=True), *rolling_speed())
+    with pytest.raises(ValueError, match=r'has no gradient: call requires_grad_\(\)'):
+        apply_step(torch.zeros(3), *rolling_speed())
 
 
 def test_step_prints_its_loss(capsys):
@@ -98,9 +123,9 @@ def test_params_are_checked():
     with pytest.raises(ValueError, match='params is empty'): check_params([])
     with pytest.raises(TypeError, match='iterable of tensors.*got Tensor'): check_params(good)
     with pytest.raises(TypeError, match='iterable of tensors.*got method'): check_params(torch.nn.Linear(1, 1).parameters)
-    with pytest.raises(TypeError, match=r'params\[1\] must be a tensor, got float'): check_params([good, 1.])
-    with pytest.raises(ValueError, match=r'params\[0\] has no gradient: call requires_grad_'): check_params([torch.zeros(2)])
-    with pytest.raises(ValueError, match='computed from another tensor'): check_params([good*2])
+    with pytest.raises(TypeError, match=r'params must hold tensors, got float at place 1'): check_params([good, 1.])
+    with pytest.raises(ValueError, match=r'tensor 0 of params has no gradient: call requires_grad_'): check_params([torch.zeros(2)])
+    with pytest.raises(ValueError, match='tensor 0 of params was computed from another one'): check_params([good*2])
 
 
 @pytest.mark.parametrize('loss', [math.nan, math.inf])

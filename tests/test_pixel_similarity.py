@@ -60,6 +60,16 @@ def test_shapes_that_do_not_fit(shape):
         mnist_distance(torch.zeros(shape), torch.zeros(28, 28))
 
 
+def test_stacks_that_do_not_fit():
+    with pytest.raises(ValueError, match=r'stacks of \(5, 28, 28\) and \(4, 28, 28\) cannot be broadcast'):
+        mnist_distance(torch.zeros(5, 28, 28), torch.zeros(4, 28, 28))
+
+
+def test_means_are_single_images(train, means):
+    with pytest.raises(ValueError, match=r'must be one image each, such as threes.mean\(0\), got \(6131, 28, 28\)'):
+        is_3(train[0][1], train[0], means[1])
+
+
 def test_no_images(means):
     with pytest.raises(ValueError, match='at least one 3 and one 7'):
         pixel_accuracy(torch.zeros(0, 28, 28), torch.zeros(2, 28, 28), *means)
