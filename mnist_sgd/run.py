@@ -132,7 +132,7 @@ def climb(
                 'torch': torch.__version__, 'fastai': fastai.__version__, 'numpy': numpy.__version__}
     return {'stages': stages, 'versions': versions}
 
-# %% ../nbs/90_run.ipynb #de14a5d8
+# %% ../nbs/90_run.ipynb #43de02d6
 def table(
     result:dict, # what `climb` returns
 )->str: # a few lines of text
@@ -145,9 +145,10 @@ def table(
         lines.append(f"{s['stage']:18}{STAGES[s['stage']][2]:>10}{s['epochs']:>8}"
                      f"{s['accuracy'][-1]:>10.4f}{notes:>11}{s['seconds']:>9.2f}")
     for s in result['stages']:
-        if s['notes']:
-            lines += ['', f"{s['stage']}, after each epoch, and what the notes print:",
-                      ' '.join(map(number, s['accuracy'])), ' '.join(map(number, s['notes']))]
+        if not s['notes']: continue
+        lines += ['', f"{s['stage']}, epoch by epoch, and below each number that of the notes:"]
+        for first in range(0, len(s['accuracy']), 11):
+            for row in (s['accuracy'], s['notes']): lines.append(' '.join(map(number, row[first:first + 11])))
     return '\n'.join(lines)
 
 # %% ../nbs/90_run.ipynb #3e7adc22
@@ -190,7 +191,7 @@ def _file(text):
         raise argparse.ArgumentTypeError(f"must be in a folder that you can write to, got {text!r}")
     return path
 
-# %% ../nbs/90_run.ipynb #e8b7c9bf
+# %% ../nbs/90_run.ipynb #d23c97ac
 def _parser():
     parser = argparse.ArgumentParser('mnist_sgd_run', description=
         "Train a classifier of 3s and 7s in every way of the walk, on the real MNIST that comes with the "
@@ -199,7 +200,8 @@ def _parser():
     add('--epochs', type=lambda t: _whole(t, 1), help="epochs of each trained stage (default: the notes')")
     add('--lr', type=_rate, default=1., help="learning rate (default: 1)")
     add('--bs', type=lambda t: _whole(t, 1), default=256, help="images in a batch (default: 256)")
-    add('--seed', type=lambda t: _whole(t, 0, 2**64 - 1), help="seed of each stage, in place of the notes' start")
+    add('--seed', type=lambda t: _whole(t, 0, 2**64 - 1),
+        help="start of the random numbers of each stage, in place of the notes'")
     add('--device', default='cpu', help="where to train, such as cuda (default: cpu)")
     add('--plot', type=_file, default='climb.png', metavar='FILE',
         help="where to save the chart, a PNG (default: climb.png)")

@@ -81,7 +81,8 @@ def test_table(result):
         ['pixel_similarity', '0', '0', '0.9511', '–'], ['linear_model', '785', '21', '0.9697', '0.9696'],
         ['basic_optim', '785', '20', '0.9785', '–'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
         ['fastai_learner', '785', '10', '0.9676', '–']]
-    for stage, notes in NOTES.items(): assert ' '.join(f'{n:.4f}' for n in notes) in lines
+    for stage, notes in NOTES.items():
+        for first in range(0, len(notes), 11): assert ' '.join(f'{n:.4f}' for n in notes[first:first + 11]) in lines
 
 
 def test_chart(result):
