@@ -1,7 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
-export TQDM_MININTERVAL ?= 1
 
 .PHONY: build/readme help setup run test notebooks-test export-test readme-test lab notebooks bench readme test-latest clean
 
@@ -22,12 +21,10 @@ run: setup
 test: notebooks-test export-test readme-test
 	$(BIN)/pytest
 
-# torch goes first: a package that asks for it must find the pinned one
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mnist_sgd needs Python 3.10 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
