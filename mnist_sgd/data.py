@@ -82,12 +82,10 @@ def _check_split(split):
     if split not in ('train', 'valid'):
         raise ValueError(f"split must be 'train' or 'valid', got {split!r}")
 
-# %% ../nbs/00_data.ipynb #c9f3a56d
+# %% ../nbs/00_data.ipynb #6677f38a
 def _as_float(pixels):
     "Pixels in 0..255 as float32 in [0, 1]."
-    pixels = pixels.astype(np.float32)
-    pixels /= 255
-    return pixels
+    return np.divide(pixels, np.float32(255), dtype=np.float32)
 
 # %% ../nbs/00_data.ipynb #faafcbb7
 def _load(digits, split, dtype, npz):
@@ -149,13 +147,15 @@ def _positions(labels, digit):
     "Where `digit` stands among `labels`, sorted as text, which is how file names are sorted."
     return sorted(np.flatnonzero(labels == digit).tolist(), key=str)
 
-# %% ../nbs/00_data.ipynb #08071ce0
+# %% ../nbs/00_data.ipynb #3c91c5ab
 def pack_mnist(
     idx_dir:Path, # folder of the four IDX files, named as in `IDX_MD5`
     npz:Path, # the file to write
 )->Path: # `npz`
     "Pack MNIST, the same to the byte each time. Raises ValueError for a wrong file."
     idx_dir, npz, arrays = Path(idx_dir), Path(npz), {}
+    if npz.exists() and not npz.is_file():
+        raise ValueError(f"cannot write {npz}: it exists and is not a file; name another")
     for split,source in (('train', 'train'), ('valid', 't10k')):
         images = _read_idx(idx_dir/f'{source}-images-idx3-ubyte')
         labels = _read_idx(idx_dir/f'{source}-labels-idx1-ubyte')

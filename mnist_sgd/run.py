@@ -182,12 +182,14 @@ def _rate(text):
         raise argparse.ArgumentTypeError(f"must be a positive number such as 1 or 0.1, got {text!r}")
     return number
 
-# %% ../nbs/90_run.ipynb #2828b90a
+# %% ../nbs/90_run.ipynb #60166eef
 def _file(text):
     "A file that can be written, for argparse."
     path = Path(text)
-    if not text or path.is_dir(): raise argparse.ArgumentTypeError(f"must be a file, got {text!r}")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    place = path.resolve().parent # a link is followed, so that it stays a link
+    if not text or path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"must be a file, got {text!r}")
+    if not place.is_dir() or not os.access(place, os.W_OK):
         raise argparse.ArgumentTypeError(f"must be in a folder that you can write to, got {text!r}")
     return path
 
@@ -209,22 +211,25 @@ def _parser():
         help="also save all numbers as JSON; '-' prints them in place of the table")
     return parser
 
-# %% ../nbs/90_run.ipynb #9e7806c2
+# %% ../nbs/90_run.ipynb #e76494be
 def _save(path, write):
     "Call `write` with an open binary file; `path` appears only when it is complete."
+    path = path.resolve()
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
     try:
         with open(partial, 'wb') as f: write(f)
         partial.replace(path)
     finally: partial.unlink(missing_ok=True)
 
-# %% ../nbs/90_run.ipynb #0c950074
+# %% ../nbs/90_run.ipynb #152c65c3
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
     "The command `mnist_sgd_run`. Exits with status 2 and one sentence for a bad option."
     parser = _parser()
     options = parser.parse_args(args)
+    if options.json and Path(options.json).resolve() == Path(options.plot).resolve():
+        parser.error("--plot and --json must be two files")
     try:
         result = climb(options.epochs, options.lr, options.bs, options.seed, options.device,
                        progress=sys.stderr.isatty())
@@ -237,4 +242,4 @@ def main(
             print(table(result))
             print(f'\nThe chart is in {options.plot}.')
     except (ValueError, TypeError, OSError) as e: parser.exit(2, f'mnist_sgd_run: {e}\n')
-    except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_run: stopped; nothing was written\n')
+    except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_run: stopped\n')

@@ -65,7 +65,10 @@ def test_pack_refuses_a_wrong_file_and_writes_nothing(idx_dir, tmp_path):
         pack_mnist(tmp_path/'absent', tmp_path/'out.npz')
     with pytest.raises(ValueError, match='cannot write'):
         pack_mnist(idx_dir, tmp_path/'absent'/'out.npz')
-    assert sorted(o.name for o in tmp_path.iterdir()) == ['idx']
+    os.mkfifo(tmp_path/'pipe')
+    with pytest.raises(ValueError, match='it exists and is not a file'): pack_mnist(idx_dir, tmp_path/'pipe')
+    assert (tmp_path/'pipe').is_fifo()
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['idx', 'pipe']
 
 
 def test_counts_of_the_notes(train, valid):

@@ -106,6 +106,7 @@ def test_chart(result):
     (['--plot', 'absent/a.png'], "argument --plot: must be in a folder that you can write to, got 'absent/a.png'"),
     (['--json', '.'], "argument --json: must be a file, got '.'"),
     (['--json', ''], "argument --json: must be a file, got ''"),
+    (['--plot', 'a', '--json', './a'], '--plot and --json must be two files'),
     (['--what'], 'unrecognized arguments: --what'),
 ])
 def test_bad_options(args, sentence, tmp_path, monkeypatch, capsys):
@@ -115,6 +116,20 @@ def test_bad_options(args, sentence, tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 2 and printed.out == ''
     assert sentence in printed.err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path, capsys):
+    os.mkfifo(tmp_path/'pipe')
+    with pytest.raises(SystemExit) as stopped: main(['--plot', str(tmp_path/'pipe')])
+    assert stopped.value.code == 2 and 'must be a file' in capsys.readouterr().err
+    assert (tmp_path/'pipe').is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path/'link').symlink_to('kept.json')
+    (tmp_path/'kept.json').write_text('old')
+    main(['--epochs', '1', '--plot', str(tmp_path/'a.png'), '--json', str(tmp_path/'link')])
+    assert (tmp_path/'link').is_symlink() and json.loads((tmp_path/'kept.json').read_text())['stages']
 
 
 def test_command_exits_with_2_and_no_traceback(tmp_path):
