@@ -68,6 +68,7 @@ readme-test: build/readme
 
 # torch stays pinned, so that no other build of it is fetched; everything else is the newest there is
 test-latest:
+	rm -rf build
 	$(PYTHON) -m venv --clear .venv-latest
 	.venv-latest/bin/pip install -q torch==2.13.0
 	.venv-latest/bin/pip install -q torch==2.13.0 '.[test]'

@@ -26,7 +26,7 @@ def show_image(
     if title is not None: ax.set_title(title, loc='center')
     return ax
 
-# %% ../nbs/00_data.ipynb #4e943be0
+# %% ../nbs/00_data.ipynb #2acddc6b
 def show_images(
     ims, # images (28, 28), or one tensor (n, 28, 28)
     ncols:int=8, # images in a row, from 1
@@ -35,13 +35,14 @@ def show_images(
     size:float=1.0, # height of a row, in inches
     **kwargs, # passed on to `show_image`
 ): # the Figure
-    "Draw images in a grid. Raises ValueError: no image, other number of titles, as `show_image`."
+    "Draw images in a grid. Raises ValueError: no image, titles, ncols, as `show_image`."
     import matplotlib.pyplot as plt
     ims = list(ims)
     if not ims: raise ValueError("show_images got no image to draw")
     titles = [None]*len(ims) if titles is None else list(titles)
     if len(titles) != len(ims):
         raise ValueError(f"{len(ims)} images need as many titles, got {len(titles)}")
+    if ncols < 1: raise ValueError(f"ncols must be 1 or more, got {ncols}")
     nrows = -(-len(ims)//ncols)
     height = (size + .25*any(titles))*nrows + .3*bool(title)
     fig, axs = plt.subplots(nrows, ncols, figsize=(8, height), squeeze=False)
@@ -62,12 +63,19 @@ import torch
 # %% ../nbs/00_data.ipynb #913e8afb
 NPZ = Path(str(files('mnist_sgd')/'mnist.npz')) # all of MNIST, inside the package
 
-# %% ../nbs/00_data.ipynb #0a646851
+# %% ../nbs/00_data.ipynb #ab3c727b
 def _unpack(npz, names, convert=np.asarray):
     "The arrays `names` of a packed MNIST, each passed through `convert`."
+    def read(name):
+        array = packed[name]
+        shape = () if name.endswith('_labels') else (28, 28)
+        if array.dtype != np.uint8 or not array.size or array.shape[1:] != shape:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        return convert(array)
     try:
-        with np.load(npz) as packed, ThreadPoolExecutor() as pool:
-            return list(pool.map(lambda name: convert(packed[name]), names))
+        with np.load(npz) as packed, ThreadPoolExecutor() as pool: return list(pool.map(read, names))
+    except (FileNotFoundError, PermissionError) as e:
+        raise ValueError(f"cannot read {npz} ({e.strerror}); name a file made by pack_mnist") from e
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{npz} is damaged or not a packed MNIST ({e}); install mnist_sgd again, "
                          "or make the file anew with pack_mnist") from e

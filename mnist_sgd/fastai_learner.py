@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_dls', 'make_learner', 'CheckLoss', 'Stopwatch', 'fit_learner', 'plot_climb']
 
-# %% ../nbs/05_fastai_learner.ipynb #84df1c46
+# %% ../nbs/05_fastai_learner.ipynb #0860be09
 from contextlib import ExitStack
 from time import perf_counter
 
@@ -18,10 +18,10 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import Tensor, nn
 
-from .linear_model import batch_accuracy, check_whole, mnist_loss
+from .linear_model import batch_accuracy, check_device, check_whole, mnist_loss
 from .manual_sgd import check_finite, check_lr
 
-# %% ../nbs/05_fastai_learner.ipynb #d5c957b0
+# %% ../nbs/05_fastai_learner.ipynb #c39f7445
 def make_dls(
     x:Tensor, # (n, 784) inputs to train on
     y:Tensor, # (n, 1) their targets
@@ -30,8 +30,9 @@ def make_dls(
     batch_size:int=256, # images in a batch
     device='cpu', # where the batches go, such as 'cuda'
 )->DataLoaders: # unshuffled, like all loaders of this course
-    "fastai's loaders of two pairs of tensors. Raises ValueError: empty, not equally long, batch_size."
+    "fastai's loaders of two pairs of tensors. Raises ValueError: empty, other length, batch_size, device."
     check_whole(batch_size, 'batch_size')
+    check_device(device)
     for a,b in ((x, y), (valid_x, valid_y)):
         if len(a) != len(b) or not len(a):
             raise ValueError("inputs and targets must be equally many and not none, "
@@ -40,14 +41,16 @@ def make_dls(
     valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=batch_size)
     return DataLoaders(dl, valid_dl, device=torch.device(device))
 
-# %% ../nbs/05_fastai_learner.ipynb #26c5936e
+# %% ../nbs/05_fastai_learner.ipynb #fbe5403a
 def make_learner(
     dls:DataLoaders, # loaders for training and validation
     model:nn.Module, # from inputs to predictions
     loss_func=mnist_loss, # function of predictions and targets
     metrics=batch_accuracy, # function, or list of functions, of predictions and targets
 )->Learner: # to be trained with `fit` or `fit_learner`
-    "A fastai Learner with plain SGD."
+    "A fastai Learner with plain SGD. Raises TypeError if the model is no nn.Module."
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a Learner needs an nn.Module, such as nn.Linear(784, 1), got {type(model).__name__}")
     return Learner(dls, model, opt_func=SGD, loss_func=loss_func, metrics=metrics)
 
 # %% ../nbs/05_fastai_learner.ipynb #8bd9db96
@@ -64,16 +67,18 @@ class Stopwatch(Callback):
     def before_epoch(self): self.start = perf_counter()
     def after_epoch(self): self.seconds.append(perf_counter() - self.start)
 
-# %% ../nbs/05_fastai_learner.ipynb #bbc52a79
+# %% ../nbs/05_fastai_learner.ipynb #68dda4a3
 def fit_learner(
     learn:Learner, # with one metric, the accuracy
     epochs:int, # how often to go through the data
     lr:float, # learning rate
     progress:bool=False, # show fastai's table and progress bar, on standard output?
 )->dict: # lists 'accuracy', 'train_loss', 'valid_loss' (as fastai reports them) and 'seconds'
-    "Train a Learner and return what it recorded. Raises ValueError: epochs, lr, metrics, loss."
+    "Train a Learner and return what it recorded. Raises ValueError: epochs, lr, model, metrics, loss."
     check_whole(epochs, 'epochs')
     check_lr(lr)
+    if not any(p.requires_grad for p in learn.model.parameters()):
+        raise ValueError("the model has no parameter that learns: there is nothing to train")
     if len(learn.metrics) != 1:
         raise ValueError(f"fit_learner needs a Learner with one metric, got {len(learn.metrics)}")
     watch = Stopwatch()
@@ -87,13 +92,14 @@ def fit_learner(
     return {'accuracy': accuracy, 'train_loss': train_loss, 'valid_loss': valid_loss,
             'seconds': watch.seconds}
 
-# %% ../nbs/05_fastai_learner.ipynb #e7196482
+# %% ../nbs/05_fastai_learner.ipynb #f9a9d031
 def plot_climb(
     curves:dict, # {name: {epoch: accuracy}}, a curve each
     baseline:float, # accuracy of pixel similarity, drawn as a line
 ): # the matplotlib Figure
     "Chart of accuracies after each epoch: all of it on the left, the top on the right."
     import matplotlib.pyplot as plt
+    if not curves: raise ValueError("plot_climb got no curve to draw")
     with plt.style.context('mnist_sgd.figures'):
         fig, axs = plt.subplots(1, 2, figsize=(8, 3.4))
         for ax in axs:

@@ -53,12 +53,12 @@ def f(
     a, b, c = params
     return a*t**2 + b*t + c
 
-# %% ../nbs/02_manual_sgd.ipynb #11331347
+# %% ../nbs/02_manual_sgd.ipynb #60fc9d00
 def check_same_shape(
     preds:Tensor, # predictions
     targets:Tensor, # what they are compared with
 ):
-    "Raise TypeError unless both are tensors and preds floats, ValueError for different shapes."
+    "Raise TypeError unless both are tensors and preds floats, ValueError for other shapes or none."
     for name,x in (('preds', preds), ('targets', targets)):
         if not torch.is_tensor(x):
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
@@ -67,6 +67,7 @@ def check_same_shape(
     if preds.shape != targets.shape:
         raise ValueError(f"preds {tuple(preds.shape)} and targets {tuple(targets.shape)} must have "
                          "the same shape; add an axis with unsqueeze(1) or drop one with squeeze(1)")
+    if not preds.numel(): raise ValueError("nothing to compare: predictions and targets are empty")
 
 # %% ../nbs/02_manual_sgd.ipynb #87e093a8
 def mse(
@@ -77,14 +78,14 @@ def mse(
     check_same_shape(preds, targets)
     return ((preds - targets)**2).mean()
 
-# %% ../nbs/02_manual_sgd.ipynb #9dbb7d97
+# %% ../nbs/02_manual_sgd.ipynb #351b68e1
 def check_lr(
     lr:float, # learning rate
 ):
     "Raise TypeError unless `lr` is a number, ValueError unless it is positive and finite."
     if not isinstance(lr, Real) or isinstance(lr, bool):
         raise TypeError(f"lr must be a number, got {type(lr).__name__}")
-    if not (math.isfinite(lr) and lr > 0):
+    if not 0 < lr < torch.finfo().max: # False for NaN as well
         raise ValueError(f"lr must be a positive number, got {lr}; try 1 for the digits")
 
 # %% ../nbs/02_manual_sgd.ipynb #c4e85b53
@@ -108,12 +109,15 @@ def check_params(
                              "last, after multiplying or moving it")
     return params
 
-# %% ../nbs/02_manual_sgd.ipynb #3950ca89
+# %% ../nbs/02_manual_sgd.ipynb #d7a77a14
 def check_finite(
     loss:Tensor, # a single number
     where:str='', # such as 'epoch 2, batch 17', for the message
 ):
-    "Raise ValueError if `loss` is infinite or NaN."
+    "Raise ValueError if `loss` is infinite or NaN, TypeError if it is not one number in a tensor."
+    if not torch.is_tensor(loss) or loss.numel() != 1:
+        what = f"shape {tuple(loss.shape)}" if torch.is_tensor(loss) else type(loss).__name__
+        raise TypeError(f"a loss must be a tensor with a single number, got {what}; take its mean()")
     if not math.isfinite(loss.item()):
         raise ValueError(f"the loss is {loss.item()}{where and f' at {where}'}: try a learning rate "
                          "ten times smaller, and look for NaN in the inputs")

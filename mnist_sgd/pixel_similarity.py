@@ -9,12 +9,12 @@ __all__ = ['mnist_distance', 'is_3', 'pixel_accuracy']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_pixel_similarity.ipynb #ee2dcbe7
+# %% ../nbs/01_pixel_similarity.ipynb #fcfa6ece
 def mnist_distance(
     a:Tensor, # (..., 28, 28) float pixels, one image or a stack
     b:Tensor, # (..., 28, 28) float pixels, to be broadcast against `a`
 )->Tensor: # (...), the mean absolute difference of each pair of images, in the units of the pixels
-    "L1 distance of images. Raises TypeError if not float, ValueError if the shapes do not fit."
+    "L1 distance of images. Raises TypeError if not float, ValueError for other shapes and for NaN."
     for x in (a, b):
         if not torch.is_tensor(x) or not x.is_floating_point():
             raise TypeError("mnist_distance needs tensors of floats: call .float()/255 on the images")
@@ -23,7 +23,10 @@ def mnist_distance(
         raise ValueError(f"mnist_distance needs images of one size, got {shapes}")
     try: torch.broadcast_shapes(a.shape, b.shape)
     except RuntimeError as e: raise ValueError(f"stacks of {shapes} cannot be broadcast") from e
-    return (a - b).abs().mean((-1, -2))
+    distance = (a - b).abs().mean((-1, -2))
+    if distance.isnan().any():
+        raise ValueError("a distance is NaN: an image holds NaN, or is the mean of no images")
+    return distance
 
 # %% ../nbs/01_pixel_similarity.ipynb #6896ac94
 def is_3(

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from fastai.optimizer import SGD
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.testing import assert_close
@@ -68,7 +69,6 @@ def test_refuses():
 
 @pytest.fixture(scope='module')
 def runs(dl, valid_dl):
-    from fastai.optimizer import SGD
     def run(opt_func, k=5139):
         model = linear(k)
         return model, train_model(model, dl, valid_dl, opt_func(model.parameters(), lr=1.), 20, progress=False)
@@ -166,3 +166,19 @@ def test_bad_data(tiny_dl):
     with pytest.raises(ValueError, match='the loss is nan at epoch 1, batch 2'):
         train_model(model, tiny_dl, tiny_dl, opt, 3, progress=False)
     assert model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize('opt_func', [BasicOptim, torch.optim.SGD, SGD])
+@pytest.mark.parametrize('trained_before', [False, True])
+def test_optimiser_of_another_model(tiny_dl, opt_func, trained_before):
+    old, new = nn.Linear(784, 1), nn.Linear(784, 1)
+    opt = opt_func(old.parameters(), lr=1.)
+    if trained_before: train_epoch(old, tiny_dl, opt)
+    with pytest.raises(ValueError, match='make the optimiser for the very model that you train'):
+        train_epoch(new, tiny_dl, opt)
+
+
+@pytest.mark.parametrize('opt', ['sgd', None, 1.])
+def test_no_optimiser(tiny_dl, opt):
+    with pytest.raises(TypeError, match=r'opt must be an optimiser, such as BasicOptim.*, got (str|NoneType|float)'):
+        train_model(nn.Linear(784, 1), tiny_dl, tiny_dl, opt, 1, progress=False)

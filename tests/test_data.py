@@ -119,12 +119,20 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match='two different digits, got 3 twice'): load_pair(3, 3)
 
 
-@pytest.mark.parametrize('damage', ['cut', 'flip', 'text', 'absent', 'other npz'])
+def test_absent_npz(tmp_path):
+    with pytest.raises(ValueError, match='cannot read .*absent.npz .*name a file made by pack_mnist'):
+        load_digit(3, npz=tmp_path/'absent.npz')
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'text', 'other npz', 'other shape', 'other type', 'no image'])
 def test_damaged_npz(tmp_path, damage):
     npz, good = tmp_path/'mnist.npz', NPZ.read_bytes()
     if damage == 'cut': npz.write_bytes(good[:len(good)//2])
     if damage == 'text': npz.write_text('not a zip')
     if damage == 'other npz': np.savez(npz, other=np.zeros(3))
+    if damage == 'other shape': np.savez(npz, train_3=np.zeros(3, np.uint8))
+    if damage == 'other type': np.savez(npz, train_3=np.zeros((3, 28, 28)))
+    if damage == 'no image': np.savez(npz, train_3=np.zeros((0, 28, 28), np.uint8))
     if damage == 'flip':
         start = good.index(b'train_3.npy') + 5000
         npz.write_bytes(good[:start] + bytes(255 - b for b in good[start:start + 200]) + good[start + 200:])

@@ -96,6 +96,11 @@ def test_refuses(dls, dl, valid_dl):
     for metrics in ([], [batch_accuracy, mnist_loss]):
         with pytest.raises(ValueError, match='needs a Learner with one metric'):
             fit_learner(make_learner(dls, linear(), metrics=metrics), 1, 1.)
+    for model in (nn.Identity(), linear().requires_grad_(False)):
+        with pytest.raises(ValueError, match='no parameter that learns'): fit_learner(make_learner(dls, model), 1, 1.)
+    with pytest.raises(TypeError, match='needs an nn.Module, .*got function'): make_learner(dls, lambda x: x)
+    with pytest.raises(ValueError, match="device 'toaster'"): make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y, device='toaster')
+    with pytest.raises(ValueError, match='no curve to draw'): plot_climb({}, .95)
     for epochs in (0, 1.5):
         with pytest.raises(ValueError, match='epochs must be'): fit_learner(make_learner(dls, linear()), epochs, 1.)
     for lr in (0, math.nan):

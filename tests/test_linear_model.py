@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, init_params, label_pair,
+from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, check_device, init_params, label_pair,
                                     linear1, mnist_loss, sigmoid, skip_draws, train_epoch, validate_epoch)
 from mnist_sgd.manual_sgd import finite_difference
 
@@ -239,3 +239,28 @@ def test_epoch_forgets_earlier_gradients(tiny_dl):
 def test_learning_rate(tiny_dl, lr):
     (weights, bias), model = start_of_training()
     with pytest.raises(ValueError, match='lr must be a positive number'): train_epoch(model, tiny_dl, [weights, bias], lr)
+
+
+def test_batches_once_only(tiny_dl):
+    (weights, bias), model = start_of_training()
+    once = (batch for batch in tiny_dl)
+    train_epoch(model, once, [weights, bias], 1.)
+    with pytest.raises(ValueError, match='a generator gives its batches only once'):
+        train_epoch(model, once, [weights, bias], 1.)
+
+
+def test_images_that_are_not_floats_in_tensors():
+    images = torch.zeros(2, 28, 28)
+    with pytest.raises(TypeError, match='needs floats in .0, 1., got torch.float32 and torch.uint8'):
+        label_pair(images, images.byte())
+    with pytest.raises(TypeError, match='x and y must be tensors, got ndarray and Tensor'):
+        BatchLoader(images.numpy(), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize('device', ['toaster', 'cuda:99', 'hpu'])
+def test_device_that_is_not_there(tiny_dl, device):
+    for use in (check_device, lambda device: init_params(3, device=device),
+                lambda device: validate_epoch(start_of_training()[1], tiny_dl, device)):
+        with pytest.raises(ValueError, match=f"device '{device}' cannot be used here; try 'cpu'"): use(device)
+    check_device('cpu')
+    check_device(None)

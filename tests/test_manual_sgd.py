@@ -104,7 +104,7 @@ def test_step_prints_its_loss(capsys):
     assert float(capsys.readouterr().out) == pytest.approx(mse(torch.zeros(20), rolling_speed()[1]).item())
 
 
-@pytest.mark.parametrize('lr', [0, -1, 0., math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('lr', [0, -1, 0., math.nan, math.inf, -math.inf, 1e39, 10**400])
 def test_lr_is_positive(lr):
     with pytest.raises(ValueError, match='lr must be a positive number, got'): check_lr(lr)
     params = torch.zeros(3, requires_grad=True)
@@ -132,6 +132,16 @@ def test_params_are_checked():
 def test_loss_that_runs_away(loss):
     with pytest.raises(ValueError, match=f'the loss is {loss} at epoch 2, batch 3: try a learning rate ten times smaller'):
         check_finite(torch.tensor(loss), 'epoch 2, batch 3')
+
+
+@pytest.mark.parametrize('loss, got', [(1., 'float'), (torch.ones(2), r'shape \(2,\)')])
+def test_loss_is_one_number(loss, got):
+    with pytest.raises(TypeError, match=f'a loss must be a tensor with a single number, got {got}; take its mean'):
+        check_finite(loss)
+
+
+def test_no_readings():
+    with pytest.raises(ValueError, match='nothing to compare'): mse(torch.zeros(0), torch.zeros(0))
 
 
 def test_runaway_step_leaves_the_parameters_finite():

@@ -70,6 +70,11 @@ def test_means_are_single_images(train, means):
         is_3(train[0][1], train[0], means[1])
 
 
+def test_nan_is_no_distance(train, means):
+    with pytest.raises(ValueError, match='a distance is NaN: an image holds NaN, or is the mean of no images'):
+        is_3(train[0], train[0][:0].mean(0), means[1])
+
+
 def test_no_images(means):
     with pytest.raises(ValueError, match='at least one 3 and one 7'):
         pixel_accuracy(torch.zeros(0, 28, 28), torch.zeros(2, 28, 28), *means)

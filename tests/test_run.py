@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_sgd.run import NOTES, check_device, climb, climb_figure, main, table
+from mnist_sgd.linear_model import check_device
+from mnist_sgd.run import NOTES, climb, climb_figure, main, table
 
 STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'fastai_sgd', 'fastai_learner']
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
@@ -78,9 +79,9 @@ def test_table(result):
     lines = table(result).splitlines()
     assert lines[0].split() == ['step', 'parameters', 'epochs', 'accuracy', 'the', 'notes', 'seconds']
     assert [line.split()[:5] for line in lines[1:6]] == [
-        ['pixel_similarity', '0', '0', '0.9511', '–'], ['linear_model', '785', '21', '0.9697', '0.9696'],
-        ['basic_optim', '785', '20', '0.9785', '–'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
-        ['fastai_learner', '785', '10', '0.9676', '–']]
+        ['pixel_similarity', '0', '0', '0.9511', '-'], ['linear_model', '785', '21', '0.9697', '0.9696'],
+        ['basic_optim', '785', '20', '0.9785', '-'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
+        ['fastai_learner', '785', '10', '0.9676', '-']]
     for stage, notes in NOTES.items():
         for first in range(0, len(notes), 11): assert ' '.join(f'{n:.4f}' for n in notes[first:first + 11]) in lines
 
@@ -104,6 +105,8 @@ def test_chart(result):
     (['--device', 'toaster'], "device 'toaster' cannot be used here; try 'cpu'"),
     (['--device', 'cuda:99'], "device 'cuda:99' cannot be used here; try 'cpu'"),
     (['--plot', 'absent/a.png'], "argument --plot: must be in a folder that you can write to, got 'absent/a.png'"),
+    (['--plot', 'a'*300], 'argument --plot: cannot be used'),
+    (['--device', 'meta'], "device 'meta' computes nothing"),
     (['--json', '.'], "argument --json: must be a file, got '.'"),
     (['--json', ''], "argument --json: must be a file, got ''"),
     (['--plot', 'a', '--json', './a'], '--plot and --json must be two files'),
@@ -132,6 +135,17 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path/'link').is_symlink() and json.loads((tmp_path/'kept.json').read_text())['stages']
 
 
+def test_a_link_that_leads_to_itself(tmp_path, capsys):
+    (tmp_path/'loop').symlink_to('loop')
+    with pytest.raises(SystemExit) as stopped: main(['--plot', str(tmp_path/'loop')])
+    assert stopped.value.code == 2 and 'argument --plot: ' in capsys.readouterr().err
+
+
+def test_plain_ascii_is_enough(tmp_path):
+    ran = run('--epochs', 1, cwd=tmp_path, PYTHONIOENCODING='ascii')
+    assert ran.returncode == 0 and 'pixel_similarity' in ran.stdout
+
+
 def test_command_exits_with_2_and_no_traceback(tmp_path):
     ran = run('--lr', 'nan', cwd=tmp_path)
     assert ran.returncode == 2 and 'Traceback' not in ran.stderr and ran.stdout == ''
@@ -149,6 +163,6 @@ def test_damaged_data_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_python_callers_get_value_errors():
-    for bad in ({'epochs': 0}, {'lr': 0.}, {'bs': 0}, {'device': 'toaster'}):
+    for bad in ({'epochs': 0}, {'lr': 0.}, {'bs': 0}, {'device': 'toaster'}, {'seed': 1.5}):
         with pytest.raises(ValueError): climb(progress=False, **bad)
     check_device('cpu')
