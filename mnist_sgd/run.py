@@ -208,18 +208,7 @@ def _parser():
         help="also save all numbers as JSON; '-' prints them in place of the table")
     return parser
 
-# %% ../nbs/90_run.ipynb #bf84b98d
-def _save(path, write):
-    "Call `write` with an open binary file; `path` appears only when it is complete."
-    path = path.resolve()
-    partial = path.with_name(f'mnist_sgd_run.{os.getpid()}.partial')
-    try:
-        with open(partial, 'wb') as f: write(f)
-        partial.replace(path)
-    except OSError as e: raise ValueError(f"cannot write {path} ({e.strerror})") from e
-    finally: partial.unlink(missing_ok=True)
-
-# %% ../nbs/90_run.ipynb #7aacba93
+# %% ../nbs/90_run.ipynb #b221daf8
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
@@ -229,14 +218,15 @@ def main(
     if options.json and Path(options.json).resolve() == Path(options.plot).resolve():
         parser.error("--plot and --json must be two files")
     try:
+        from mnist_sgd.data import write_file
         result = climb(options.epochs, options.lr, options.bs, options.seed, options.device,
                        progress=bool(sys.stderr) and sys.stderr.isatty())
         figure = climb_figure(result)
-        _save(options.plot, lambda f: figure.savefig(f, format='png'))
+        write_file(options.plot, lambda f: figure.savefig(f, format='png'))
         text = json.dumps(result, indent=1)
         if options.json == '-': print(text, flush=True)
         else:
-            if options.json: _save(options.json, lambda f: f.write(text.encode()))
+            if options.json: write_file(options.json, lambda f: f.write(text.encode()))
             print(table(result))
             print(f'\nThe chart is in {options.plot}.')
     except (ValueError, TypeError, OSError) as e: parser.exit(2, f'mnist_sgd_run: {e}\n')

@@ -1,5 +1,4 @@
 import hashlib, os, signal, struct, subprocess, sys, time
-from pathlib import Path
 
 import numpy as np
 import pytest

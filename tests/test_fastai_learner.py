@@ -1,7 +1,6 @@
 import math
 
 import pytest
-import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
