@@ -41,7 +41,7 @@ def make_dls(
     valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=batch_size)
     return DataLoaders(dl, valid_dl, device=torch.device(device))
 
-# %% ../nbs/05_fastai_learner.ipynb #fbe5403a
+# %% ../nbs/05_fastai_learner.ipynb #66df968e
 def make_learner(
     dls:DataLoaders, # loaders for training and validation
     model:nn.Module, # from inputs to predictions
@@ -50,7 +50,8 @@ def make_learner(
 )->Learner: # to be trained with `fit` or `fit_learner`
     "A fastai Learner with plain SGD. Raises TypeError if the model is no nn.Module."
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a Learner needs an nn.Module, such as nn.Linear(784, 1), got {type(model).__name__}")
+        raise TypeError("a Learner needs an nn.Module, such as nn.Linear(784, 1), "
+                        f"got {type(model).__name__}")
     return Learner(dls, model, opt_func=SGD, loss_func=loss_func, metrics=metrics)
 
 # %% ../nbs/05_fastai_learner.ipynb #8bd9db96

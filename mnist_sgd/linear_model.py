@@ -157,7 +157,7 @@ def calc_grad(
     loss.backward()
     return loss.detach()
 
-# %% ../nbs/03_linear_model.ipynb #4d597cc6
+# %% ../nbs/03_linear_model.ipynb #c3970f39
 def batches(
     dl, # iterable of (xb, yb)
     device=None, # move each batch there; None leaves them where they are
@@ -170,7 +170,8 @@ def batches(
         where = f'batch {batch}' if epoch is None else f'epoch {epoch}, batch {batch}'
         yield where, xb.to(device), yb.to(device)
     if not batch:
-        raise ValueError("the loader is empty: it gave no batch (a generator gives its batches only once)")
+        raise ValueError("the loader is empty: it gave no batch "
+                         "(a generator gives its batches only once)")
 
 # %% ../nbs/03_linear_model.ipynb #ef9ead64
 def train_epoch(
