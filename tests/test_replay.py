@@ -1,0 +1,176 @@
+"Where the notes' random numbers came from, and every number that they print."
+import json, re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mnist_sgd.basic_optim import BasicOptim, train_model
+from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, skip_draws
+from mnist_sgd.replay import STATES, draws_used, find_weights, replay_state
+from mnist_sgd.run import STAGES
+
+# what the notes print, line by line: each number here must be in the table
+PRINTED = {
+    17: '[6131, 28, 28]',
+    37: '[1010, 28,28] [1028,28,28]',
+    40: '0.014',
+    44: '0.1050, 0.1526, 0.1186,  ..., 0.1122, 0.1170, 0.1086',
+    45: '[1010]',
+    54: '9.',
+    114: '[12396, 784] [12396, 1]',
+    118: '[784] [1]',
+    138: '7.5145, 12.6291,  8.7788,  ..., -9.0516,  1.0111, -5.5140',
+    143: '0.5041003823280334',
+    149: '0.5041003823280334',
+    160: '0.433',
+    161: '0.233',
+    180: '(256, 784), (256, 1)',
+    187: '(4, 784)',
+    190: '[[-11.1002], [  5.9263], [  9.9627], [ -8.1484]]',
+    192: '0.5006',
+    194: '[784, 1] -0.0001 -0.0008',
+    204: '-0.0002 -0.0015',
+    208: '-0.0003 -0.0023',
+    231: '0.5000',
+    238: '0.5219',
+    244: '0.6833',
+    250: '0.8314 0.9017 0.9227 0.9349 0.9438 0.9501 0.9535 0.9564 0.9594 0.9618 '
+         '0.9613 0.9638 0.9643 0.9652 0.9662 0.9677 0.9687 0.9691 0.9691 0.9696',
+    260: '[1, 784] [1]',
+    293: '0.4932 0.852 0.8335 0.9116 0.9326 0.9473 0.9555 0.9624 0.9648 0.9668 '
+         '0.9692 0.9712 0.9731 0.9746 0.9761 0.9765 0.9775 0.978 0.9785 0.9785'}
+REFERENCES = json.loads(Path(__file__).with_name('references.json').read_text())
+
+
+def test_every_number_of_the_notes_is_in_the_table(numbers):
+    table = {}
+    for n in numbers: table.setdefault(n['line'], []).append(n['printed'])
+    assert table == {line: [float(n) for n in re.findall(r'-?\d+\.?\d*', text)] for line, text in PRINTED.items()}
+
+
+def test_each_number_is_reproduced_or_a_known_misprint(numbers):
+    assert {n['verdict'] for n in numbers} == {'reproduced', 'misprint'}
+    for n in numbers:
+        assert n['why'] and (n['tolerance'] == 0) == (n['why'] == 'counted')
+        close = abs(n['printed'] - n['computed']) <= n['tolerance'] + 1e-6
+        assert close == (n['verdict'] == 'reproduced')
+    misprints = [(n['line'], n['printed'], round(n['computed'], 4)) for n in numbers if n['verdict'] == 'misprint']
+    assert misprints == [(17, 6131, 6265), (40, .014, .1114), (143, .5041003823280334, .7599),
+                         (149, .5041003823280334, .7599), (244, .6833, .6884)]
+
+
+def test_tolerances_are_no_wider_than_the_last_digit_or_the_order_of_the_files(numbers):
+    assert {n['line'] for n in numbers if n['tolerance'] == .0004} == {238, 244, 250, 293}
+    assert all(n['tolerance'] <= .0005 for n in numbers)
+
+
+def test_states_are_those_that_the_command_trains_from():
+    assert STATES == {'first_predictions': 100, 'linear_model': 4269, 'basic_optim': 5139, 'fastai_sgd': 6006,
+                      'fastai_learner': 6871, 'neural_net': 31312}
+    for stage, (skip, _, _) in STAGES.items(): assert skip is None or STATES[stage] == skip
+
+
+def test_replay_state_goes_where_skip_draws_goes():
+    replay_state('basic_optim')
+    replayed = nn.Linear(784, 1).state_dict()
+    skip_draws(5139)
+    torch.testing.assert_close(replayed, nn.Linear(784, 1).state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="^step must be one of first_predictions, .*, neural_net, got 'net'$"):
+        replay_state('net')
+    with pytest.raises(ValueError, match="got 42$"): replay_state(42)
+
+
+def test_draws_used_leaves_the_generator_as_it_was():
+    torch.manual_seed(1)
+    torch.randn(1) # keeps the other half of its pair
+    state = torch.get_rng_state()
+    assert draws_used(lambda: torch.rand(5)) == 5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@given(st.integers(0, 5000))
+def test_draws_used_counts_uniform_numbers(n):
+    assert draws_used(lambda: torch.rand(n)) == n
+
+
+def test_draws_used_says_what_it_cannot_count():
+    with pytest.raises(ValueError, match='^func drew more than 100 numbers, or set its own seed$'):
+        draws_used(lambda: torch.rand(101), limit=100)
+    with pytest.raises(ValueError, match='own seed'): draws_used(lambda: torch.manual_seed(3))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**40), st.integers(0, 20_000), st.floats(-3, 3))
+def test_weights_are_found_wherever_they_were_drawn(train, seed, place, bias):
+    x = label_pair(*train)[0][::4000]
+    skip_draws(place, seed)
+    printed = (x@torch.randn(784, 1) + bias).flatten().tolist()
+    (found, found_bias), *others = find_weights(x, [round(p, 4) for p in printed], seed, limit=20_001)
+    assert found == place and not others
+    assert found_bias == pytest.approx(bias, abs=2e-4)
+
+
+def test_weights_of_the_notes_are_found_among_a_million_places(train):
+    x, _ = label_pair(*train)
+    first_predictions = [7.5145, 12.6291, 8.7788, -9.0516, 1.0111, -5.5140]
+    assert find_weights(x[[0, 1, 2, -3, -2, -1]], first_predictions) == [(100, -.3948)]
+    four_images = [-11.1002, 5.9263, 9.9627, -8.1484]
+    assert find_weights(x[:4], four_images) == [(4269, -.1013)]
+    assert find_weights(x[:4], four_images, seed=43) == []
+    assert find_weights(x[:4], four_images, limit=4269) == []
+    assert find_weights(x[:4].double(), torch.tensor(four_images)[:, None], limit=4270) == [(4269, -.1013)]
+
+
+def test_other_numbers_of_weights_are_found_too():
+    x = torch.rand(4, 160, generator=torch.Generator().manual_seed(0))
+    skip_draws(777)
+    printed = x@torch.randn(160, 1)
+    (place, bias), = find_weights(x, printed, limit=10_000)
+    assert place == 777 and abs(bias) < 1e-4
+
+
+@pytest.mark.parametrize('x, printed, kwargs, error, message', [
+    (torch.rand(2, 784), [1., 2.], {}, ValueError, 'three or more .* got 2 and 2; with fewer'),
+    (torch.rand(4, 784), [1., 2., 3.], {}, ValueError, 'a prediction for each, got 4 and 3'),
+    (torch.rand(3, 28, 28), [1., 2., 3.], {}, ValueError, r'x must be \(n, 784\).*got \(3, 28, 28\)'),
+    (torch.rand(3, 100), [1., 2., 3.], {}, ValueError, r'multiple of 16, got \(3, 100\)'),
+    (torch.rand(3, 0), [1., 2., 3.], {}, ValueError, r'got \(3, 0\)'),
+    (torch.rand(3, 784)/0, [1., 2., 3.], {}, ValueError, 'must be finite'),
+    (torch.rand(3, 784), [1., 2., float('nan')], {}, ValueError, 'must be finite'),
+    (torch.ones(3, 784), [1., 1., 1.], {}, ValueError, 'all the same, so every place would fit'),
+    (torch.rand(3, 784), [1., 2., 3.], {'limit': 0}, ValueError, 'limit must be a whole number from 1, got 0'),
+    (torch.ones(3, 784, dtype=torch.uint8), [1., 2., 3.], {}, TypeError, 'must be a tensor of floats, got torch.uint8'),
+    ([[.5]*784]*3, [1., 2., 3.], {}, TypeError, 'must be a tensor of floats, got list')])
+def test_find_weights_says_what_it_needs(x, printed, kwargs, error, message):
+    with pytest.raises(error, match=message): find_weights(x, printed, **kwargs)
+
+
+def test_first_bias_is_drawn_after_its_weights(train):
+    x, _ = label_pair(*train)
+    replay_state('first_predictions')
+    predictions = linear1(x[:3], init_params((784, 1)), init_params(1))
+    torch.testing.assert_close(predictions.flatten(), torch.tensor([7.5145, 12.6291, 8.7788]), rtol=0, atol=1e-4)
+
+
+def test_basic_optim_gives_the_numbers_that_the_chapter_prints(dl, valid_dl):
+    replay_state('basic_optim')
+    model = nn.Linear(784, 1)
+    opt = BasicOptim(model.parameters(), lr=1.)
+    history = train_model(model, dl, valid_dl, opt, 20, progress=False)
+    assert history['accuracy'] == pytest.approx(REFERENCES['basic_optim'], abs=1.1e-4)
+
+
+@pytest.mark.parametrize('step, make_model, epochs, lr', [
+    ('fastai_learner', lambda: nn.Linear(784, 1), 10, 1.),
+    ('neural_net', lambda: nn.Sequential(nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 1)), 40, .1)])
+def test_learner_gives_the_numbers_that_the_chapter_prints(dl, valid_dl, one_thread, step, make_model, epochs, lr):
+    from mnist_sgd.fastai_learner import fit_learner, make_dls, make_learner
+    replay_state(step)
+    learn = make_learner(make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y), make_model())
+    history = fit_learner(learn, epochs, lr)
+    ours = torch.tensor([history[column] for column in ('train_loss', 'valid_loss', 'accuracy')]).T
+    torch.testing.assert_close(ours, torch.tensor(REFERENCES[step]), rtol=0, atol=1.5e-6)
