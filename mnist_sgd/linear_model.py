@@ -53,14 +53,21 @@ def init_params(
     check_device(device)
     return (torch.randn(size, generator=generator)*std).to(device).requires_grad_()
 
-# %% ../nbs/03_linear_model.ipynb #4791b002
+# %% ../nbs/03_linear_model.ipynb #64869f53
 def skip_draws(
     n:int, # how many draws of 32 bits to pass over
     seed:int=42, # where the stream begins
+    kept:int=None, # how many of them come before a `torch.randn(1)`, the other half of which is kept
 ):
-    "Seed torch's global generator and wind it `n` draws forward. Raises ValueError if n < 0."
+    "Seed torch's global generator and wind it `n` draws forward. Raises ValueError if it cannot."
     if n < 0: raise ValueError(f"skip_draws cannot go back: n must be 0 or more, got {n}")
     torch.manual_seed(seed)
+    if kept is not None:
+        if not 0 <= kept <= n - 4: # randn(1) takes four draws
+            raise ValueError(f"kept must be from 0 to n - 4, got {kept} with n={n}")
+        torch.empty(kept, dtype=torch.int32).random_()
+        torch.randn(1)
+        n -= kept + 4
     torch.empty(n, dtype=torch.int32).random_()
 
 # %% ../nbs/03_linear_model.ipynb #4dc764a7

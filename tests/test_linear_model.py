@@ -17,8 +17,8 @@ NOTES_TWENTY = [0.8314, 0.9017, 0.9227, 0.9349, 0.9438, 0.9501, 0.9535, 0.9564, 
 
 
 def start_of_training():
-    skip_draws(4269)
-    params = init_params((784, 1)), torch.tensor([-0.10134], requires_grad=True)
+    skip_draws(4269, kept=1620)
+    params = init_params((784, 1)), init_params(1)
     return params, partial(linear1, weights=params[0], bias=params[1])
 
 
@@ -119,6 +119,23 @@ def test_skip_draws(n):
     skip_draws(n)
     assert_close(torch.randn(784), expected)
     with pytest.raises(ValueError, match='n must be 0 or more, got -1'): skip_draws(-1)
+
+
+@pytest.mark.parametrize('kept, n', [(0, 4), (5, 9), (1620, 4269)])
+def test_skip_draws_can_keep_the_other_half_of_a_pair(kept, n):
+    skip_draws(kept)
+    expected_half = [torch.randn(1), torch.randn(1)][1]
+    skip_draws(n)
+    expected_weights = torch.randn(784)
+    skip_draws(n, kept=kept)
+    assert_close(torch.randn(784), expected_weights, rtol=0, atol=0)
+    assert_close(torch.randn(1), expected_half, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('kept', [-1, 97, 100])
+def test_skip_draws_has_no_room_for_the_pair(kept):
+    with pytest.raises(ValueError, match=f'kept must be from 0 to n - 4, got {kept} with n=100'):
+        skip_draws(100, kept=kept)
 
 
 @settings(deadline=None, max_examples=40)
