@@ -7,7 +7,7 @@ import pytest
 
 import mnist_sgd
 
-WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'run', 'replay']
+WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'run', 'replay', 'misprints']
 
 
 def loaded_after(statement):
