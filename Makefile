@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
-.PHONY: build/readme help setup run test notebooks-test export-test readme-test lab notebooks bench readme test-latest clean
+.PHONY: build/readme help setup run test notebooks-test outputs-test export-test readme-test lab notebooks bench readme test-latest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
-	@echo 'make test          every notebook, the export, the README, and the tests'
+	@echo 'make test          every notebook and its saved outputs, the export, the README, and the tests'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
 	@echo 'make notebooks     run every notebook from top to bottom and save its outputs'
@@ -18,7 +18,7 @@ help:
 run: setup
 	$(BIN)/mnist_sgd_run
 
-test: notebooks-test export-test readme-test
+test: notebooks-test outputs-test export-test readme-test
 	$(BIN)/pytest
 
 setup: .venv/ready
@@ -30,6 +30,9 @@ setup: .venv/ready
 
 notebooks-test: setup
 	$(BIN)/nbdev_test --n_workers 2
+
+outputs-test: setup
+	$(BIN)/python tests/saved_outputs.py
 
 export-test: setup
 	rm -rf build/exported && mkdir -p build && cp -r mnist_sgd build/exported

@@ -1,0 +1,106 @@
+"""Run every notebook afresh and compare what it shows with the outputs that are saved in it: `make outputs-test`.
+
+File names after the command choose notebooks; without any, all are run.
+
+Words must be the same, whole numbers too; other numbers within 1e-3 of themselves or 5e-4; figures must have the same
+size. Durations, paths and the error stream (progress bars, warnings) are left out.
+"""
+import math, re, sys
+from concurrent.futures import ThreadPoolExecutor
+from html import unescape
+from itertools import zip_longest
+from pathlib import Path
+from struct import unpack
+
+NUMBER = re.compile(r'(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?')
+DURATION = re.compile(r'\b\d+(?:\.\d+)? ?(?:s|ms|µs|ns|min|h)\b|\b\d\d:\d\d(?::\d\d)?\b')
+PATH = re.compile(r'(?<![\w.)\]/])~?/(?:[\w.@+-]+/)+[\w.@+-]*')
+
+
+def without_seconds(text):
+    "The text without the last column of each table that is headed 'seconds'."
+    lines, in_table = [], False
+    for line in text.splitlines():
+        if line.rstrip().endswith(' seconds'): in_table = True
+        elif not line.strip(): in_table = False
+        elif in_table: line = line.rpartition(' ')[0]
+        lines.append(line)
+    return '\n'.join(lines)
+
+
+def text_of(output):
+    "What an output shows as text: of a table in HTML the words and numbers in it."
+    data = output.get('data', {})
+    html = data.get('text/html')
+    if html is None: return output.get('text', data.get('text/plain', ''))
+    return unescape(re.sub(r'<style.*?</style>|<[^>]*>', ' ', html, flags=re.DOTALL))
+
+
+def parts(text):
+    "The text as a list of words and numbers, durations and paths left out."
+    for pattern, word in ((PATH, 'PATH'), (DURATION, 'DURATION')): text = pattern.sub(word, without_seconds(text))
+    found, end = [], 0
+    for match in NUMBER.finditer(text):
+        found += [*text[end:match.start()].split(), match.group()]
+        end = match.end()
+    return found + text[end:].split()
+
+
+def same(saved, now):
+    "Whether two words or numbers are the same, as far as it has to be; None stands for no more words."
+    if not (saved and now and NUMBER.fullmatch(saved) and NUMBER.fullmatch(now)): return saved == now
+    if not any(c in saved + now for c in '.e'): return int(saved) == int(now)
+    return math.isclose(float(saved), float(now), rel_tol=1e-3, abs_tol=5e-4)
+
+
+def shown(outputs):
+    "What a cell's outputs show, as a list of words, numbers and sizes of figures."
+    found = []
+    for output in outputs:
+        if output.get('name') == 'stderr': continue
+        png = output.get('data', {}).get('image/png')
+        if output['output_type'] == 'error': found.append(f"{output['ename']}: {output['evalue']}")
+        elif png is not None: found.append(figure_size(png))
+        else: found += parts(text_of(output))
+    return found
+
+
+def figure_size(png):
+    "Words for the size of a PNG, which stands in its first bytes."
+    from base64 import b64decode
+    return 'a figure of {} x {} pixels'.format(*unpack('>II', b64decode(png)[16:24]))
+
+
+def differences(name, saved, now):
+    "One line for each cell of a notebook whose outputs are not those that were saved."
+    lines = []
+    for i, (old, new) in enumerate(zip(saved['cells'], now['cells'], strict=True)):
+        if old['cell_type'] != 'code': continue
+        for before, after in zip_longest(shown(old['outputs']), shown(new['outputs'])):
+            if same(before, after): continue
+            source = next(line for line in old['source'].splitlines() if line.strip() and not line.startswith('#|'))
+            lines.append(f"{name}, cell {i} ({source[:60]}): saved {before or 'nothing more'}, now {after or 'nothing more'}")
+            break
+    return lines
+
+
+def run_afresh(path):
+    "The notebook and a copy of it, run from top to bottom in a kernel of its own."
+    import nbformat
+    from nbclient import NotebookClient
+    saved = nbformat.read(path, as_version=4)
+    now = nbformat.from_dict(saved)
+    NotebookClient(now, timeout=600, kernel_name='python3', allow_errors=True, extra_arguments=['--log-level=ERROR'],
+                   resources={'metadata': {'path': str(path.parent)}}).execute()
+    return path.name, saved, now
+
+
+def main():
+    paths = [Path(p) for p in sys.argv[1:]] or sorted((Path(__file__).parents[1]/'nbs').glob('*.ipynb'))
+    with ThreadPoolExecutor(2) as pool: notebooks = list(pool.map(run_afresh, paths))
+    found = [line for notebook in notebooks for line in differences(*notebook)]
+    print('\n'.join(found) or f'{len(paths)} notebooks give the outputs that are saved in them.')
+    sys.exit(bool(found))
+
+
+if __name__ == '__main__': main()
