@@ -14,6 +14,7 @@ from PIL import Image
 
 from mnist_sgd.data import load_pair, mnist_sample
 from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, skip_draws, train_epoch, validate_epoch
+from mnist_sgd.replay import find_weights
 
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
 
@@ -88,6 +89,25 @@ def bench_epoch():
     report("an epoch of the notes' loop over fastai's DataLoader / ours", f'{ratio:.1f}x', '2.5x', ratio >= 2.5)
 
 
+def bench_search():
+    x, _ = label_pair(*load_pair(3, 7))
+    images, printed, million = x[:4], torch.tensor([-11.1002, 5.9263, 9.9627, -8.1484]), 1_000_000
+    found = []
+
+    def all_at_once(): found.append(find_weights(images, printed))
+
+    def one_by_one():
+        for k in range(300):
+            skip_draws(k)
+            images@torch.randn(784, 1) - printed
+
+    together, single = best(all_at_once, one_by_one, rounds=3)
+    assert found == [[(4269, -.1013)]]*3
+    report('find_weights in a million places', f'{together:.1f} s', '3 s', together < 3)
+    ratio = single/300*million/together
+    report('a million places, the first 300 one by one / all at once', f'{ratio:.0f}x', '10x', ratio >= 10)
+
+
 def bench_import():
     def run(*command): return partial(subprocess.run, command, check=True, capture_output=True)
     torch_, ours = best(run(sys.executable, '-c', 'import torch'),
@@ -113,5 +133,6 @@ if __name__ == '__main__':
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads')
     bench_data()
     bench_epoch()
+    bench_search()
     bench_import()
     bench_run()

@@ -216,3 +216,10 @@ def test_learner_gives_the_numbers_that_the_chapter_prints(dl, valid_dl, one_thr
     history = fit_learner(learn, epochs, lr)
     ours = torch.tensor([history[column] for column in ('train_loss', 'valid_loss', 'accuracy')]).T
     torch.testing.assert_close(ours, torch.tensor(REFERENCES[step]), rtol=0, atol=1.5e-6)
+
+
+def test_front_page_gives_these_counts(numbers):
+    verdicts = [n['verdict'] for n in numbers]
+    page = ' '.join((Path(__file__).parents[1]/'README.md').read_text().split())
+    assert (f"Of the {len(numbers)} numbers that they print, {verdicts.count('reproduced')} come out again here, from the same "
+            f"random numbers. The other {verdicts.count('misprint')} are shown to be wrong.") in page
