@@ -37,24 +37,24 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/91_replay.ipynb #9c9afa17
+# %% ../nbs/91_replay.ipynb #0fa4a697
 def _predictions_along(x, seed, n):
     "Predictions (len(x), n), without bias, of the weights that begin at each of the first n places."
     images, size = x.shape
     u = torch.rand(n + size - 1, generator=torch.Generator().manual_seed(seed))
     radius, angle = (-2*torch.log1p(-u[:-8])).sqrt(), 2*math.pi*u[8:]
     normals = torch.stack([radius*angle.cos(), radius*angle.sin()])
-    pattern = torch.zeros(images, 2, size//16, 16) # in each block of 16, 8 where a sum begins
+    pattern = torch.zeros(images, 2, size//16, 16)
     pattern[..., :8] = x.reshape(images, size//16, 2, 8).transpose(1, 2)
     return F.conv1d(normals, pattern.view(images, 2, size)[..., :-8])
 
-# %% ../nbs/91_replay.ipynb #2c9213ce
+# %% ../nbs/91_replay.ipynb #d046cfd3
 def find_weights(
     x:Tensor, # (n, 784) inputs as floats, 3 or more; other widths must be multiples of 16
     printed, # n predictions that were printed for them: x @ torch.randn(784, 1) + bias
     seed:int=42, # where the stream begins
     limit:int=1_000_000, # how many places to try
-    tolerance:float=1e-3, # how far each prediction may be off: ten units of the last digit printed
+    tolerance:float=1e-3, # how far each prediction may be off, once the bias is fitted
 )->list: # pairs (draws before the weights, bias), the best first; empty if no place fits
     "Where in the stream a linear model's weights begin. Raises ValueError, TypeError: no floats."
     check_whole(limit, 'limit')
@@ -62,7 +62,8 @@ def find_weights(
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be a positive number, got {tolerance}")
     if not torch.is_tensor(x) or not x.is_floating_point():
-        raise TypeError(f"x must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
+        got = x.dtype if torch.is_tensor(x) else type(x).__name__
+        raise TypeError(f"x must be a tensor of floats, got {got}")
     printed = torch.as_tensor(printed, dtype=torch.float32).flatten()
     if x.ndim != 2 or not x.shape[1] or x.shape[1]%16:
         raise ValueError(f"x must be (n, 784), or of another multiple of 16, got {tuple(x.shape)}")
@@ -71,9 +72,9 @@ def find_weights(
                          f"{len(x)} and {len(printed)}; with fewer, places would fit by chance")
     if not (x.isfinite().all() and printed.isfinite().all()):
         raise ValueError("x and printed must be finite: there is a NaN or an infinity in them")
-    if len(x.unique(dim=0)) < 3:
-        raise ValueError("fewer than three of the inputs differ, so places would fit by chance")
     x, printed = x[:16], printed[:16] # more would only take more memory
+    if len(x.unique(dim=0)) < 3:
+        raise ValueError("fewer than three of the first 16 inputs differ: places would fit by chance")
     predictions = _predictions_along(x.float(), seed, limit)
     bias = (printed[:, None] - predictions).mean(0)
     misfit = (predictions + bias - printed[:, None]).abs().amax(0)
@@ -89,12 +90,13 @@ STATES = { # step: draws of seed 42 before it begins
     'first_predictions': 100, **{stage: skip for stage,(skip,_,_) in STAGES.items() if skip},
     'neural_net': 31312}
 
-# %% ../nbs/91_replay.ipynb #c21a176f
+# %% ../nbs/91_replay.ipynb #97f20a78
 def replay_state(
     step:str, # one of `STATES`
 ):
     "Put torch's global generator where the notes had it when a step began. Raises ValueError."
-    if step not in STATES: raise ValueError(f"step must be one of {', '.join(STATES)}, got {step!r}")
+    if step not in list(STATES):
+        raise ValueError(f"step must be one of {', '.join(STATES)}, got {step!r}")
     skip_draws(STATES[step], kept=KEPT.get(step))
 
 # %% ../nbs/91_replay.ipynb #ffba9b96
