@@ -5,124 +5,142 @@
 # %% auto #0
 __all__ = ['MISPRINTS', 'SLASHES', 'notes_names', 'run_cell', 'Misprint']
 
-# %% ../nbs/92_misprints.ipynb #4374699f
+# %% ../nbs/92_misprints.ipynb #52a9bf95
 import ast
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType
+
+import torch
 
 from .data import load_pair, mnist_sample
-from .linear_model import label_pair
+from .linear_model import init_params, label_pair
 from .replay import replay_state
 
-# %% ../nbs/92_misprints.ipynb #5d256947
+# %% ../nbs/92_misprints.ipynb #dbea589f
 @cache
-def _images():
-    "The images of the notes: lists of files, and tensors."
+def _data():
+    "The images of the notes as files and tensors, and what their random numbers give, by name."
     path = mnist_sample(progress=False)
-    files = [sorted((path/'train'/digit).iterdir()) for digit in '37']
+    data = {'path': path}
+    data['threes'], data['sevens'] = [sorted((path/'train'/digit).iterdir()) for digit in '37']
+    data['three_tensor'], data['seven_tensor'] = map(list, load_pair(3, 7, dtype=torch.uint8))
     train, valid = load_pair(3, 7), load_pair(3, 7, split='valid')
-    return path, files, train, valid, label_pair(*train)
-
-# %% ../nbs/92_misprints.ipynb #5d02817e
-def notes_names()->dict: # names and values, as new as if a notebook had been restarted
-    "What the notes have defined before the lines that go wrong, put right, on the real images."
-    import pandas as pd
-    import torch
-    from fastai.basics import SGD, DataLoader, DataLoaders, Learner, first, nn, tensor
-    from PIL import Image
-    path, (threes, sevens), train, valid, (train_x, train_y) = _images()
-    (stacked_threes, stacked_sevens), (valid_3_tens, valid_7_tens) = train, valid
-    a_3, mean3, mean7 = stacked_threes[1], stacked_threes.mean(0), stacked_sevens.mean(0)
-    three_tensor, seven_tensor = list(stacked_threes), list(stacked_sevens)
-    im3_t = tensor(Image.open(threes[1]))
-    def mnist_distance(a, b): return (a - b).abs().mean((-1, -2))
-
-    def init_params(size, std=1.0): return (torch.randn(size)*std).requires_grad_()
+    data['stacked_threes'], data['stacked_sevens'] = train
+    data['valid_3_tens'], data['valid_7_tens'] = valid
+    data['train_x'], data['train_y'] = label_pair(*train)
+    data['valid_x'], data['valid_y'] = label_pair(*valid)
     replay_state('first_predictions')
-    first_preds = train_x@init_params((28*28, 1)) + init_params(1)
-    preds = train_x@init_params((28*28, 1)) + init_params(1) # the notes made the parameters twice
-    replay_state('linear_model')
-    weights, bias = init_params((28*28, 1)), init_params(1)
-    def linear1(xb): return xb@weights + bias
-    def mnist_loss(predictions, targets):
-        predictions = predictions.sigmoid()
-        return torch.where(targets == 1, 1 - predictions, predictions).mean()
+    for name in ('first_preds', 'preds'): # the notes made these parameters twice
+        data[name] = (data['train_x']@init_params((28*28, 1)) + init_params(1)).detach()
+    return data
 
-    dset = list(zip(train_x, train_y))
-    x, y = dset[0]
-    dl = DataLoader(dset, batch_size=256)
-    xb, yb = first(dl)
-    valid_x, valid_y = label_pair(valid_3_tens, valid_7_tens)
-    valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=256)
-    batchOf4 = train_x[:4]
-    lr = 1.
-    def calc_grad(xb, yb, model): mnist_loss(model(xb), yb).backward()
-    def batch_accuracy(predOfxb, yb): return ((predOfxb.sigmoid() > .5) == yb).float().mean()
-    def validate_epoch(model):
-        accs = [batch_accuracy(model(xb), yb) for xb, yb in valid_dl]
-        return round(torch.stack(accs).mean().item(), 4)
-    def train_epoch(model, lr, params):
-        for xb, yb in dl:
-            calc_grad(xb, yb, model)
-            for p in params:
-                p.data -= p.grad*lr
-                p.grad.zero_()
-    w, b = nn.Linear(28*28, 1).parameters()
-    params, corrects, yt = (weights, bias), (preds > 0) == train_y, tensor(3.)**2
+# %% ../nbs/92_misprints.ipynb #8148e0fe
+_NOTES = """
+import pandas as pd
+from fastai.basics import SGD, DataLoader, DataLoaders, Learner, first, nn, tensor, torch
+from PIL import Image
+im3_t = tensor(Image.open(threes[1]))
+a_3, mean3, mean7 = stacked_threes[1], stacked_threes.mean(0), stacked_sevens.mean(0)
+def mnist_distance(a, b): return (a - b).abs().mean((-1, -2))
+yt = tensor(3.)**2
+corrects = (preds > 0.0).float() == train_y
+
+def init_params(size, std=1.0): return (torch.randn(size)*std).requires_grad_()
+weights = init_params((28*28, 1))
+bias = init_params(1)
+def linear1(xb): return xb@weights + bias
+def mnist_loss(predictions, targets):
+    predictions = predictions.sigmoid()
+    return torch.where(targets == 1, 1 - predictions, predictions).mean()
+
+dset = list(zip(train_x, train_y))
+x, y = dset[0]
+dl = DataLoader(dset, batch_size=256)
+xb, yb = first(dl)
+valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=256)
+batchOf4 = train_x[:4]
+lr = 1.
+params = weights, bias
+def calc_grad(xb, yb, model): mnist_loss(model(xb), yb).backward()
+def train_epoch(model, lr, params):
+    for xb, yb in dl:
+        calc_grad(xb, yb, model)
+        for p in params:
+            p.data -= p.grad*lr
+            p.grad.zero_()
+def batch_accuracy(predOfxb, yb): return ((predOfxb.sigmoid() > 0.5) == yb).float().mean()
+def validate_epoch(model):
+    accs = [batch_accuracy(model(xb), yb) for xb, yb in valid_dl]
+    return round(torch.stack(accs).mean().item(), 4)
+w, b = nn.Linear(28*28, 1).parameters()
+"""
+
+# %% ../nbs/92_misprints.ipynb #ebe2f863
+def notes_names()->dict: # names and values, as new as if a notebook had been restarted
+    "What the notes have defined before the lines that go wrong, put right. Moves torch's generator."
+    names = dict(_data())
+    for name,value in names.items():
+        if torch.is_tensor(value): names[name] = value.clone()
+        if isinstance(value, list): names[name] = list(value)
+    replay_state('linear_model')
+    exec(_NOTES, names)
     replay_state('fastai_learner')
-    names = locals()
-    for value in names.values(): # so that messages name functions as a notebook does
-        if isinstance(value, FunctionType): value.__qualname__ = value.__name__
     return names
 
-# %% ../nbs/92_misprints.ipynb #7ab83a45
+# %% ../nbs/92_misprints.ipynb #eeae2a56
 def run_cell(
     code:str, # lines of Python
     names:dict, # names that the code may use; it adds its own
-)->str: # repr of the last line's value, or the exception in one line, as in 'NameError: ...'
-    "What a notebook cell with this code would show; '' if its last line has no value."
+)->str: # repr of the last line's value, or the exception, as in 'NameError: ...'; one line
+    "What a cell with this code would show, without what it prints. Raises TypeError: no text, no dict."
+    if not isinstance(code, str) or not isinstance(names, dict):
+        raise TypeError("run_cell needs a str and a dict, "
+                        f"got {type(code).__name__} and {type(names).__name__}")
     try:
         lines, value = ast.parse(code).body, None
         last = lines.pop() if lines and isinstance(lines[-1], ast.Expr) else None
         exec(compile(ast.Module(lines, []), 'cell', 'exec'), names)
         if last: value = eval(compile(ast.Expression(last.value), 'cell', 'eval'), names)
-        return '' if value is None else repr(value)
-    except Exception as e:
-        message = e.msg if isinstance(e, SyntaxError) else str(e)
-        return f'{type(e).__name__}: {message}'.splitlines()[0]
+        shown = '' if value is None else repr(value)
+    except (Exception, SystemExit) as e:
+        shown = f'{type(e).__name__}: {e.msg if isinstance(e, SyntaxError) else e}'
+    return ' '.join(line.strip() for line in shown.splitlines())
 
-# %% ../nbs/92_misprints.ipynb #c497bf62
+# %% ../nbs/92_misprints.ipynb #8dbd9af0
 @dataclass(frozen=True)
 class Misprint:
     "A line of the notes that does not do what it means."
     line:int # where it stands in the notes
     wrong:str # a cell with the line as it stands, after earlier repairs
     right:str # the same cell, put right
-    says:str # how the output of `wrong` begins: with an exception's name, or a wrong value
+    says:str # output of `wrong`: the name of an exception, or a wrong value
     gives:str # output of `right`
-    lesson:str # in a sentence
+    lesson:str # in a sentence or two
     noticed_by:str='interpreter' # or 'shape', or 'number'
-    door:str='' # the same mistake made with this library, where it is refused
+    library:str='' # the same with this library, which refuses it or gets it right
 
-# %% ../nbs/92_misprints.ipynb #03b89840
+    def __post_init__(self):
+        if self.noticed_by not in ('interpreter', 'shape', 'number'):
+            raise ValueError("noticed_by must be 'interpreter', 'shape' or 'number', "
+                             f"got {self.noticed_by!r}")
+
+# %% ../nbs/92_misprints.ipynb #2a72b6aa
+_EXAMPLE = """def mnist_loss(predictions, targets):
+    return torch.where(targets==1, 1-predictions, predictions).mean()
+preds, trgts = tensor([0.9, 0.4, 0.2]), tensor([1,0,1])
+"""
 _INTERPRETER = [
     # before anything has run
     Misprint(8,
-        "seven_tensor = [tensor(Image.open(o) for o in sevens]",
+        "seven_tensor = [tensor(Image.open(O) for o in sevens]",
         "seven_tensor = [tensor(Image.open(o)) for o in sevens]\nlen(seven_tensor)",
         'SyntaxError', '6265',
         "Python names the bracket at which it noticed, not the missing one. Count them."),
     Misprint(9,
-        "three_tensor = [tensor(Image.open(o) for o in threes]",
+        "three_tensor = [tensor(Image.open(O) for o in threes]",
         "three_tensor = [tensor(Image.open(o)) for o in threes]\nlen(three_tensor)",
         'SyntaxError', '6131',
         "The slip of line 8, copied with the line."),
-    Misprint(37,
-        "valid_3_tens [1010, 28,28] valid_8_tens[1028,28,28]",
-        "valid_3_tens.shape, valid_7_tens.shape",
-        'SyntaxError', '(torch.Size([1010, 28, 28]), torch.Size([1028, 28, 28]))',
-        "Output among the code. And there is no 8 here: a wrong name costs more than a missing one."),
     Misprint(51,
         "\\\\Derivatives\nx[0]",
         "# Derivatives\nx[0]",
@@ -132,7 +150,7 @@ _INTERPRETER = [
         "yt = tensor(3.)**2\nyt      // result tensor(9., grad_fn= <PowBackward>)",
         "yt = tensor(3.)**2\nyt      # result tensor(9., grad_fn= <PowBackward>)",
         'SyntaxError', 'tensor(9.)',
-        "// divides. Here prose follows, and Python stops. That is luck, as you will see."),
+        "// divides. Here prose follows, so Python stops."),
     Misprint(116,
         "dset = list(zip(train_x, train_y)\nx,y = dset[0]",
         "dset = list(zip(train_x, train_y))\nx,y = dset[0]\ny",
@@ -140,13 +158,16 @@ _INTERPRETER = [
         "A bracket that stays open swallows the lines below it."),
     Misprint(147,
         "with torch.no_grad(): weights[0] * = 1.001",
-        "with torch.no_grad(): weights[0] *= 1.001\nweights.shape",
-        'SyntaxError', 'torch.Size([784, 1])',
+        "before = weights[0].item()\nwith torch.no_grad(): weights[0] *= 1.001\n"
+        "round(weights[0].item()/before, 4)",
+        'SyntaxError', '1.001',
         "*= is one symbol, and no blank may stand in it."),
     Misprint(161,
+        _EXAMPLE +
         "mnist_loss(tensor([0.9, 0.4, 0.8], trgts)",
-        "trgts = tensor([1,0,1])\nmnist_loss(tensor([0.9, 0.4, 0.8]), trgts)",
-        'SyntaxError', 'tensor(0.3993)',
+        _EXAMPLE +
+        "mnist_loss(tensor([0.9, 0.4, 0.8]), trgts)",
+        'SyntaxError', 'tensor(0.2333)',
         "What was opened last is closed first."),
     Misprint(176,
         "dset = list(zip(train_x, train_y)\ndl = DataLoader(dset, batch_size=256)",
@@ -160,14 +181,16 @@ _INTERPRETER = [
         'SyntaxError', '0.8315',
         "A comment with // spoils a line that was right."),
     Misprint(268,
-        "class BasicOptim:\n    def step(self, *args, *kwargs): ...",
-        "class BasicOptim:\n    def step(self, *args, **kwargs): ...\nBasicOptim().step()",
-        'SyntaxError', '',
+        "class BasicOptim:\n    def step(self, *args, *kwargs): return args, kwargs",
+        "class BasicOptim:\n    def step(self, *args, **kwargs): return args, kwargs\n"
+        "BasicOptim().step(1, lr=2)",
+        'SyntaxError', "((1,), {'lr': 2})",
         "One star gathers positional arguments, two stars those with names."),
     Misprint(272,
-        "class BasicOptim:\n    def zero_grad(self, *args, *kwargs): ...",
-        "class BasicOptim:\n    def zero_grad(self, *args, **kwargs): ...\nBasicOptim().zero_grad()",
-        'SyntaxError', '',
+        "class BasicOptim:\n    def zero_grad(self, *args, *kwargs): return args, kwargs",
+        "class BasicOptim:\n    def zero_grad(self, *args, **kwargs): return args, kwargs\n"
+        "BasicOptim().zero_grad(1, lr=2)",
+        'SyntaxError', "((1,), {'lr': 2})",
         "Line 268 once more."),
     # a name that is not there
     Misprint(5,
@@ -179,16 +202,16 @@ _INTERPRETER = [
         "seven_tensor = [tensor(Image.open(O)) for o in sevens]",
         "seven_tensor = [tensor(Image.open(o)) for o in sevens]\nseven_tensor[0].shape",
         'NameError', 'torch.Size([28, 28])',
-        "O and o are two names. (Line 9 has this too.)"),
+        "O and o are two names, in line 9 too."),
     Misprint(14,
         "torch.stack(seven_tensors).shape",
         "torch.stack(seven_tensor).shape",
         'NameError', 'torch.Size([6265, 28, 28])',
         "One letter more is another name. Let the editor complete names."),
     Misprint(15,
-        "stacked_threes = torch.stack(three_tensors)",
-        "stacked_threes = torch.stack(three_tensor)\nstacked_threes.shape",
-        'NameError', 'torch.Size([6131, 28, 28])',
+        "staceked_threes = torch.stack(three_tensors)",
+        "staceked_threes = torch.stack(three_tensor)\nlen(staceked_threes)",
+        'NameError', '6131',
         "Line 14 once more."),
     Misprint(15,
         "del stacked_threes # as in a new notebook\nstaceked_threes = torch.stack(three_tensor)\n"
@@ -202,7 +225,7 @@ _INTERPRETER = [
         "mnist_distance(a_3, mean_3)",
         "mnist_distance(a_3, mean3)",
         'NameError', 'tensor(0.1114)',
-        "It is mean3 in lines 24 to 31. Choose one style and keep it."),
+        "It is mean3 in lines 24 and 25. Choose one style and keep it."),
     Misprint(42,
         "valid_3_dist = mnist_distance(valid_3__tens, mean3)",
         "valid_3_dist = mnist_distance(valid_3_tens, mean3)\nvalid_3_dist.shape",
@@ -218,23 +241,17 @@ _INTERPRETER = [
         "xt = tensor(3.).requires_grad_()\nyt = f(xt)",
         "xt = tensor(3.).requires_grad_()\ndef f(x): return x**2\nf(xt)",
         'NameError', 'tensor(9., grad_fn=<PowBackward0>)',
-        "A function is defined above the line that calls it."),
-    Misprint(73,
-        "def f(t, params): return params[0]*t\nparams = torch.ones(3)\npreds = f(time, params)",
-        "def f(t, params): return params[0]*t\nparams = torch.ones(3)\n"
-        "time = torch.arange(0, 20).float()\nf(time, params).shape",
-        'NameError', 'torch.Size([20])',
-        "The notes keep the formula and lose the measurements. Data is half of a program."),
+        "The f that is meant here, x**2, stands nowhere. The one of line 60 is another."),
     Misprint(84,
         "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\nparams -= grad * lr",
         "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
-        "params.data -= params.grad * lr\nparams.grad",
-        'NameError', 'tensor([2., 2., 2.])',
+        "params.data -= params.grad * lr\nparams",
+        'NameError', 'tensor([-1., -1., -1.], requires_grad=True)',
         "A gradient is kept by the tensor that it belongs to: params.grad."),
     Misprint(131,
         "w, b = weights, bias\ny=wx+b",
-        "w, b = weights, bias\ny = x@w + b\ny.shape",
-        'NameError', 'torch.Size([1])',
+        "w, b = weights, bias\nx@w + b",
+        'NameError', 'tensor([-11.1002], grad_fn=<AddBackward0>)',
         "On paper wx is a product. In Python it is a name with two letters."),
     Misprint(135,
         "def linear1(xb): return xb@weights + biaas\nlinear1(train_x)",
@@ -247,9 +264,11 @@ _INTERPRETER = [
         'NameError', 'tensor(0.4943)',
         "Capital letters count."),
     Misprint(160,
-        "preds = tensor([0.9, 0.4, 0.2])\ntrgts = tensor([1,0,1])\nmnist_loss(prds,trgts)",
-        "preds = tensor([0.9, 0.4, 0.2])\ntrgts = tensor([1,0,1])\nmnist_loss(preds,trgts)",
-        'NameError', 'tensor(0.4460)',
+        _EXAMPLE +
+        "mnist_loss(prds,trgts)",
+        _EXAMPLE +
+        "mnist_loss(preds,trgts)",
+        'NameError', 'tensor(0.4333)',
         "Shorten all names in one way, or better none."),
     Misprint(187,
         "batchOf4 = train_x[:4]\nbatch.shape",
@@ -304,6 +323,14 @@ _INTERPRETER = [
         "params.data -= params.grad * lr\nparams",
         'RuntimeError', 'tensor([-1., -1., -1.], requires_grad=True)',
         "A step must not be part of the next gradient. Change .data, or use torch.no_grad()."),
+    Misprint(73,
+        "import time # as fastai's import * does\n"
+        "def f(t, params): return params[0]*t**2\nparams = torch.ones(3)\npreds = f(time, params)",
+        "time = torch.arange(0, 20).float()\n"
+        "def f(t, params): return params[0]*t**2\nparams = torch.ones(3)\nf(time, params).shape",
+        'TypeError', 'torch.Size([20])',
+        "The notes keep the formula and lose the measurements (speed too). But time exists: it is a "
+        "module, and the message is about something else."),
     Misprint(113,
         "train_y = torch.cat([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)",
         "train_y = tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)\ntrain_y.shape",
@@ -313,7 +340,7 @@ _INTERPRETER = [
         "train_x.shape,train_y.shape   // (torch.Size([12396, 784]), torch.Size([12396, 1]))",
         "train_x.shape,train_y.shape   # (torch.Size([12396, 784]), torch.Size([12396, 1]))",
         'TypeError', '(torch.Size([12396, 784]), torch.Size([12396, 1]))',
-        "Here something follows // that Python tries to divide by."),
+        "Here what follows // is a tuple, and Python tries to divide by it."),
     Misprint(219,
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
         "    p.grad_zero_()",
@@ -327,45 +354,44 @@ _INTERPRETER = [
         'TypeError', '0.6884',
         "The message says which argument is missing.")]
 
-# %% ../nbs/92_misprints.ipynb #fe0df669
+# %% ../nbs/92_misprints.ipynb #e88ba46c
 _SHAPE = [
     Misprint(17,
         "stacked_sevens = torch.stack(three_tensor)\nstacked_sevens.shape",
         "stacked_sevens = torch.stack(seven_tensor)\nstacked_sevens.shape",
         'torch.Size([6131, 28, 28])', 'torch.Size([6265, 28, 28])',
-        "The notes print the shape of the 3s under the 7s. Stacking the wrong list would do "
-        "that, without a word.", 'shape'),
+        "A guess: the notes print the shape of the 3s under the 7s. Stacking the wrong list would "
+        "do that, without a word.", 'shape'),
     Misprint(143,
         "corrects = (preds > 0.0).float() == train_y.squeeze()\ncorrects.float().mean().item()",
-        "corrects = (preds > 0.0).float() == train_y\nround(corrects.float().mean().item(), 4)",
-        '0.5041003823280334', '0.4943',
-        "This is the accuracy that is printed. It compares (12396, 1) with (12396,): each "
-        "prediction with each target.", 'shape',
-        "from mnist_sgd.linear_model import batch_accuracy\n"
-        "batch_accuracy(preds, train_y.squeeze())"),
+        "corrects = (preds > 0.0).float() == train_y\ncorrects.float().mean().item()",
+        '0.5041003823280334', '0.4942723512649536',
+        "A guess, but it gives the accuracy that is printed: (12396, 1) is compared with (12396,), "
+        "each prediction with each target.", 'shape',
+        "from mnist_sgd.linear_model import batch_accuracy\nbatch_accuracy(preds, train_y.squeeze())"),
     Misprint(192,
         "preds = linear1(batchOf4)\nmnist_loss(preds, train_y[:y])",
         "preds = linear1(batchOf4)\nmnist_loss(preds, train_y[:4])",
         'tensor(0.5006, grad_fn=<MeanBackward0>)', 'tensor(0.5006, grad_fn=<MeanBackward0>)',
-        "y for 4. But y is a target by now, 1, so one target serves four images. All four are "
-        "3s: right by luck.", 'shape',
+        "y for 4. But y is the target 1, of line 117, so that one target serves four images. All four "
+        "are 3s: right by luck.", 'shape',
         "from mnist_sgd.linear_model import mnist_loss\nmnist_loss(linear1(batchOf4), train_y[:y])")]
 
-# %% ../nbs/92_misprints.ipynb #ba2bcd22
-_EXAMPLE = """def mnist_loss(predictions, targets):
-    return torch.where(targets==1, 1-predictions, predictions).mean()
-preds, trgts = tensor([0.9, 0.4, 0.2]), tensor([1,0,1])
-"""
-_EPOCH = """def train_epoch(model):
-    for xb, yb in dl:
-        calc_grad(xb, yb, model)
-        opt.step()
-        opt.zero_grad()
+# %% ../nbs/92_misprints.ipynb #8f0e1a79
+_LOOK = """time = torch.arange(0, 20).float()
+speed = 0.8*(time - 10)**2 + 4
+def f(t, params):
+    a,b,c = params
+    return a*t**2 + b*t + c
+def mse(preds, targets): return ((preds - targets)**2).mean()
+params = torch.ones(3).requires_grad_()
+mse(f(time, params), speed).backward()
+params.grad
 """
 _NUMBER = [
     Misprint(40,
         "mnist_distance(a_3, mean3)   // tensor(0.014)",
-        "mnist_distance(a_3, mean3)   # tensor(0.014)",
+        "mnist_distance(a_3, mean3)   # tensor(0.1114)",
         'tensor(7.)', 'tensor(0.1114)',
         "// divides and rounds down, so the comment is part of the sum.", 'number'),
     Misprint(62,
@@ -375,10 +401,31 @@ _NUMBER = [
         "f(tensor([1., 2., 3.]), (1, 1, 1))",
         'tensor([ 8., 11., 16.])', 'tensor([ 3.,  7., 13.])',
         "6 for t, two keys that lie close. Everything runs, and the fit stays bad.", 'number'),
+    Misprint(92,
+        _LOOK +
+        "mse(f(time, params), speed).backward()\nparams.data -= 1e-5 * params.grad\n"
+        "round((1 - params[0]).item(), 4)",
+        _LOOK +
+        "params.grad = None\n"
+        "mse(f(time, params), speed).backward()\nparams.data -= 1e-5 * params.grad\n"
+        "round((1 - params[0]).item(), 4)",
+        '1.0424', '0.5212',
+        "backward adds. Whoever looks at a gradient and does not clear it makes the next step, of line "
+        "100, twice as long. Line 203 does it again.", 'number',
+        "from mnist_sgd.manual_sgd import apply_step\n" + _LOOK +
+        "apply_step(params, time, speed, 1e-5, prn=False); round((1 - params[0]).item(), 4)"),
+    Misprint(147,
+        "before = linear1(train_x)\nwith torch.no_grad(): weights[0] *= 1000\n"
+        "torch.equal(linear1(train_x), before)",
+        "before = linear1(train_x)\nwith torch.no_grad(): weights[400] *= 1.001\n"
+        "torch.equal(linear1(train_x), before)",
+        'True', 'False',
+        "The notes change this weight to see whether the accuracy changes. But its pixel is white in "
+        "every image: not even 1000 in place of 1.001 would change anything.", 'number'),
     Misprint(149,
         "((preds>0).float() == train_y).float().mean().item()   // 0.5041003823280334",
-        "round(((preds>0).float() == train_y).float().mean().item(), 4)   # 0.5041003823280334",
-        '0.0', '0.4943',
+        "((preds>0).float() == train_y).float().mean().item()   # 0.4943",
+        '0.0', '0.4942723512649536',
         "An accuracy of 0! When a number is too bad to be true, or too good, look at how it was "
         "computed.", 'number'),
     Misprint(160,
@@ -387,7 +434,7 @@ _NUMBER = [
         _EXAMPLE +
         "mnist_loss(preds,trgts)   # 0.433",
         'tensor(1.)', 'tensor(0.4333)',
-        "A number divided by its own first digits, rounded down: 1.", 'number'),
+        "0.4333 // 0.433: a number divided by nearly itself, and rounded down.", 'number'),
     Misprint(161,
         _EXAMPLE +
         "mnist_loss(tensor([0.9, 0.4, 0.8]), trgts)   // 0.233",
@@ -395,31 +442,30 @@ _NUMBER = [
         "mnist_loss(tensor([0.9, 0.4, 0.8]), trgts)   # 0.233",
         'tensor(1.)', 'tensor(0.2333)',
         "1 again. A better answer should have given a smaller loss.", 'number'),
+    Misprint(165,
+        "def sigmoid(x): return 1/(1+torch.exp(-x))\n"
+        "z = tensor(-100.).requires_grad_()\nsigmoid(z).backward()\nround(z.grad.item(), 6)",
+        "z = tensor(-100.).requires_grad_()\nz.sigmoid().backward()\nround(z.grad.item(), 6)",
+        'nan', '0.0',
+        "The value is right, the gradient is not: exp(100) is infinite in float32. Use PyTorch's own.",
+        'number',
+        "from mnist_sgd.linear_model import sigmoid\nz = tensor(-100.).requires_grad_()\n"
+        "sigmoid(z).backward(); round(z.grad.item(), 6)"),
     Misprint(238,
         "validate_epoch(linear1)   // 0.5219",
         "validate_epoch(linear1)   # 0.5219",
         '0.0', '0.5215',
-        "Here ours is smaller in the fourth digit, which makes it 0.", 'number'),
-    Misprint(281,
-        _EPOCH +
-        "linear_model = nn.Linear(28*28, 1)\nopt = SGD(linear_model.parameters(), lr)\n"
-        "linear_model = nn.Linear(28*28, 1) # the cell of line 258, run again\n"
-        "before = linear_model.weight.clone()\ntrain_epoch(linear_model)\n"
-        "torch.equal(linear_model.weight, before)",
-        _EPOCH.replace('(model)', '(model, opt)', 1) +
-        "linear_model = nn.Linear(28*28, 1)\nopt = SGD(linear_model.parameters(), lr)\n"
-        "before = linear_model.weight.clone()\ntrain_epoch(linear_model, opt)\n"
-        "torch.equal(linear_model.weight, before)",
-        'True', 'False',
-        "opt is a name of the whole notebook. With a new model it still moves the old one, and "
-        "an epoch changes nothing.", 'number',
-        "from mnist_sgd.basic_optim import train_epoch\n"
-        "train_epoch(nn.Linear(28*28, 1), dl, SGD(nn.Linear(28*28, 1).parameters(), lr))")]
+        "0.5215 // 0.5219 is 0, for ours is a little smaller than the notes'.", 'number'),
+    Misprint(244,
+        "train_epoch(linear1, lr, params)\nvalidate_epoch(linear1)   // 0.6833",
+        "train_epoch(linear1, lr, params)\nvalidate_epoch(linear1)   # 0.6833",
+        '1.0', '0.6884',
+        "An accuracy of 1 after one epoch: too good to be true.", 'number')]
 
 # %% ../nbs/92_misprints.ipynb #5f375fec
 MISPRINTS = _INTERPRETER + _SHAPE + _NUMBER
 
-# %% ../nbs/92_misprints.ipynb #395ff347
+# %% ../nbs/92_misprints.ipynb #d2a782b5
 _GRAD = "calc_grad(batchOf4, train_y[:4], linear1)\n"
 SLASHES = { # line: a cell with it
     40: "mnist_distance(a_3, mean3)   // tensor(0.014)",
@@ -442,7 +488,7 @@ SLASHES = { # line: a cell with it
     187: "batchOf4.shape   // (4, 784)",
     190: "preds   // tensor([[-11.1002], [  5.9263], [  9.9627], [ -8.1484]], "
          "grad_fn=<AddBackward0>)",
-    192: "mnist_loss(preds, train_y)   // tensor(0.5006, grad_fn=<MeanBackward0>)",
+    192: "mnist_loss(linear1(batchOf4), train_y[:4])   // tensor(0.5006, grad_fn=<MeanBackward0>)",
     194: _GRAD + "weights.grad.shape, weights.grad.mean(), bias.grad   //(torch.Size([784, 1]), "
          "tensor(-0.0001), tensor([-0.0008]))",
     204: _GRAD + "weights.grad.mean(), bias.grad   // (tensor(-0.0002), tensor([-0.0015]))",
@@ -452,10 +498,10 @@ SLASHES = { # line: a cell with it
     238: "validate_epoch(linear1)   // 0.5219",
     244: "train_epoch(linear1, lr, params)\nvalidate_epoch(linear1)   // 0.6833",
     248: "train_epoch(linear1, lr, params)   // Training epoch",
-    249: "print(end=' ')   // Validation Epoch to calc accuracy",
+    249: "print(validate_epoch(linear1), end=' ')   // Validation Epoch to calc accuracy",
     250: "// 0.8314 0.9017 0.9227 0.9349",
     260: "w.shape, b.shape   // (torch.Size([1, 784]), torch.Size([1]))",
     280: "calc_grad(xb, yb, linear1)   // pred + loss + backward",
     289: "train_epoch(linear1, lr, params)   // Training EPOCH",
-    290: "print(end=' ')   // Validation EPOCH to calculate accuracy",
+    290: "print(validate_epoch(linear1), end=' ')   // Validation EPOCH to calculate accuracy",
     293: "// 0.4932 0.852 0.8335 0.9116"}
