@@ -28,6 +28,9 @@ setup: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+# two notebooks at a time, each on one core: with more threads than cores they would take three times as long
+notebooks-test outputs-test: export OMP_NUM_THREADS = 1
+
 notebooks-test: setup
 	$(BIN)/nbdev_test --n_workers 2
 
