@@ -51,7 +51,7 @@ def test_a_changed_output_is_seen_and_its_cell_is_named(before, after, first):
     (stream('loss 1234.5'), stream('loss 1235.0')),
     (stream('2.68 s from files, 0.075 s at once'), stream('3.1 s from files, 0.1 s at once')),
     (stream('epoch 0 00:00'), stream('epoch 0 00:01')),
-    (stream('data in /root/.cache/mnist_sgd/sample, 14434 files'), stream('data in ~/me/cache/sample, 14434 files')),
+    (stream('data in /some/where/mnist_sgd/sample, 14434 files'), stream('data in ~/me/cache/sample, 14434 files')),
     (stream('step  epochs  seconds\nlinear  21  0.33\n\nepochs 20'), stream('step  epochs  seconds\nlinear  21  0.52\n\nepochs 20')),
     (stream('10%', 'stderr'), stream('a warning', 'stderr')),
     (result(text_html='<style>#T_1{}</style><td id="T_1">7</td>'), result(text_html='<style>#T_2{}</style><td id="T_2">7</td>')),
