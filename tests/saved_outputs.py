@@ -6,6 +6,7 @@ Words must be the same, whole numbers too; other numbers within 1e-3 of themselv
 size. Durations, paths and the error stream (progress bars, warnings) are left out.
 """
 import math, re, sys
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from itertools import zip_longest
@@ -38,7 +39,7 @@ def text_of(output):
 
 def parts(text):
     "The text as a list of words and numbers, durations and paths left out."
-    for pattern, word in ((PATH, 'PATH'), (DURATION, 'DURATION')): text = pattern.sub(word, without_seconds(text))
+    text = DURATION.sub('DURATION', PATH.sub('PATH', without_seconds(text)))
     found, end = [], 0
     for match in NUMBER.finditer(text):
         found += [*text[end:match.start()].split(), match.group()]
@@ -67,7 +68,6 @@ def shown(outputs):
 
 def figure_size(png):
     "Words for the size of a PNG, which stands in its first bytes."
-    from base64 import b64decode
     return 'a figure of {} x {} pixels'.format(*unpack('>II', b64decode(png)[16:24]))
 
 

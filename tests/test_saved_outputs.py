@@ -64,6 +64,8 @@ def test_only_the_seconds_of_a_table_are_left_out():
     assert len(compare(stream(table), stream(table.replace('0.9697', '0.9597')))) == 1
     assert len(compare(stream(table), stream(table.replace('0.9696', '0.9596')))) == 1
     assert len(compare(stream(table), stream(table.replace('21', '22')))) == 1
+    narrow = 'step accuracy seconds\nlinear 0.9697 0.33'
+    assert len(compare(stream(narrow), stream(narrow.replace('0.9697', '0.9597')))) == 1
 
 
 def test_parts_keep_signs_and_exponents_and_leave_names_whole():
