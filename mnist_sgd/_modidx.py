@@ -112,7 +112,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mnist_sgd.replay._predictions_along': ('replay.html#_predictions_along', 'mnist_sgd/replay.py'),
                                   'mnist_sgd.replay._rounded': ('replay.html#_rounded', 'mnist_sgd/replay.py'),
                                   'mnist_sgd.replay._row': ('replay.html#_row', 'mnist_sgd/replay.py'),
-                                  'mnist_sgd.replay._start_of_training': ('replay.html#_start_of_training', 'mnist_sgd/replay.py'),
                                   'mnist_sgd.replay.draws_used': ('replay.html#draws_used', 'mnist_sgd/replay.py'),
                                   'mnist_sgd.replay.find_weights': ('replay.html#find_weights', 'mnist_sgd/replay.py'),
                                   'mnist_sgd.replay.replay_numbers': ('replay.html#replay_numbers', 'mnist_sgd/replay.py'),

@@ -120,7 +120,7 @@ def _rounded(line, what, printed, computed, digits=4):
     "A row whose numbers the notes print with so many digits after the point."
     return _row(line, what, printed, computed, .5*10**-digits, f'{digits} digits')
 
-# %% ../nbs/91_replay.ipynb #58105321
+# %% ../nbs/91_replay.ipynb #3da83a24
 def _images(train, valid):
     "What the notes print about images and distances."
     (threes, sevens), (valid_3, valid_7) = train, valid
@@ -133,8 +133,7 @@ def _images(train, valid):
         _row(17, 'shape of stacked_sevens', [6131, 28, 28], sevens.shape),
         _row(37, 'shape of valid_3_tens', [1010, 28, 28], valid_3.shape),
         _row(37, 'shape of the validation 7s', [1028, 28, 28], valid_7.shape),
-        _row(40, 'distance of a_3 from mean3', [.014], [mnist_distance(threes[1], mean3).item()],
-             .0005, '3 digits'),
+        _rounded(40, 'distance of a_3 from mean3', [.014], [mnist_distance(threes[1], mean3).item()], 3),
         _row(44, 'six of the validation distances', six, torch.stack(nearest), .00005,
              '4 digits; the nearest of ours, for the order of the files is lost'),
         _row(45, 'shape of valid_3_dist', [1010], distances.shape),
@@ -164,17 +163,12 @@ def _before_training(x, y):
         _rounded(161, 'loss with a better third', [.233], losses[1:], 3),
         _row(180, 'shapes of a batch', [256, 784, 256, 1], [*xb.shape, *yb.shape])]
 
-# %% ../nbs/91_replay.ipynb #8b4ff83e
-def _start_of_training():
-    "Weights, bias and model with which the notes begin to train by hand."
-    replay_state('linear_model')
-    weights, bias = init_params((28*28, 1)), init_params(1)
-    return weights, bias, partial(linear1, weights=weights, bias=bias)
-
-# %% ../nbs/91_replay.ipynb #4f79dad4
+# %% ../nbs/91_replay.ipynb #e02bad42
 def _four_images(x, y):
     "What the notes print about the first four images."
-    weights, bias, model = _start_of_training()
+    replay_state('linear_model')
+    weights, bias = init_params((28*28, 1)), init_params(1)
+    model = partial(linear1, weights=weights, bias=bias)
     preds = model(x[:4])
     gradients = []
     for _ in range(3):
