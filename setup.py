@@ -20,10 +20,12 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Intended Audience :: Education", "Programming Language :: Python :: 3"],
     python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=[cfg["lib_name"]]),
-    package_data={cfg["lib_name"]: ["mnist.npz", "figures.mplstyle"]},
+    # the notebooks of the walk travel inside the package, where mnist_sgd_practice finds them
+    packages=find_packages(include=[cfg["lib_name"]]) + [cfg["lib_name"] + ".nbs"],
+    package_dir={cfg["lib_name"] + ".nbs": cfg["nbs_path"]},
+    package_data={cfg["lib_name"]: ["mnist.npz", "figures.mplstyle"], cfg["lib_name"] + ".nbs": ["[0-8]*.ipynb"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"test": test, "dev": test + cfg["dev_requirements"].split()},
-    entry_points={"console_scripts": cfg["console_scripts"].split("\n")},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -25,7 +25,8 @@ def check_gradients(
         raise ValueError("no parameter has a gradient: call backward() first, and make the optimiser "
                          "for the very model that you train")
 
-# %% ../nbs/04_basic_optim.ipynb #9d3ecc9f
+# %% ../nbs/04_basic_optim.ipynb #694ad83e
+#| write: step zero_grad
 class BasicOptim:
     "Plain SGD, step for step what `torch.optim.SGD(params, lr)` does."
     def __init__(self,
@@ -45,7 +46,7 @@ class BasicOptim:
         "Forget the gradients."
         for p in self.params: p.grad = None
 
-# %% ../nbs/04_basic_optim.ipynb #3cc5388a
+# %% ../nbs/04_basic_optim.ipynb #3fa722ee
 def optim_params(
     opt, # BasicOptim, or an optimiser of torch or fastai
 )->list: # of tensors
@@ -55,7 +56,8 @@ def optim_params(
     raise TypeError("opt must be an optimiser, such as BasicOptim(model.parameters(), lr), "
                     f"got {type(opt).__name__}")
 
-# %% ../nbs/04_basic_optim.ipynb #85221d48
+# %% ../nbs/04_basic_optim.ipynb #59533eac
+#| mend: 219 the gradients cleared after a step
 def train_epoch(
     model, # function or nn.Module from inputs to predictions
     dl, # iterable of batches (xb, yb)
@@ -74,7 +76,8 @@ def train_epoch(
         opt.zero_grad()
     return torch.stack(losses).mean().item()
 
-# %% ../nbs/04_basic_optim.ipynb #c674b7cb
+# %% ../nbs/04_basic_optim.ipynb #472a4831
+#| mend: 229 the accuracy of four images
 def train_model(
     model, # function or nn.Module from inputs to predictions
     dl, # iterable of batches (xb, yb) to train on

@@ -10,7 +10,7 @@ __all__ = ['NPZ', 'IDX_MD5', 'show_image', 'show_images', 'load_digit', 'load_pa
 import numpy as np
 from torch import Tensor
 
-# %% ../nbs/00_data.ipynb #d2efa7fb
+# %% ../nbs/00_data.ipynb #16906661
 def show_image(
     im, # (28, 28) pixels, a tensor or anything NumPy reads; the largest is drawn black
     ax=None, # matplotlib Axes to draw on; a new small figure if None
@@ -27,7 +27,7 @@ def show_image(
     if title is not None: ax.set_title(title, loc='center')
     return ax
 
-# %% ../nbs/00_data.ipynb #2acddc6b
+# %% ../nbs/00_data.ipynb #a7e67b76
 def show_images(
     ims, # images (28, 28), or one tensor (n, 28, 28)
     ncols:int=8, # images in a row, from 1
@@ -107,7 +107,7 @@ def _load(digits, split, dtype, npz):
     convert = _as_float if dtype == torch.float32 else np.asarray
     return tuple(map(torch.from_numpy, _unpack(npz, names, convert)))
 
-# %% ../nbs/00_data.ipynb #73f88767
+# %% ../nbs/00_data.ipynb #31ff1fd7
 def load_digit(
     digit:int, # which digit, 0 to 9
     split:str='train', # 'train', from the 60,000 images, or 'valid', from the 10,000 called t10k
@@ -117,7 +117,7 @@ def load_digit(
     "All images of one digit. Raises ValueError: unknown digit, split or dtype, damaged file."
     return _load([digit], split, dtype, npz)[0]
 
-# %% ../nbs/00_data.ipynb #4e7985e3
+# %% ../nbs/00_data.ipynb #f5e65b21
 def load_pair(
     first:int=3, # a digit, 0 to 9
     second:int=7, # another one
@@ -156,7 +156,7 @@ def _positions(labels, digit):
     "Where `digit` stands among `labels`, sorted as text, which is how file names are sorted."
     return sorted(np.flatnonzero(labels == digit).tolist(), key=str)
 
-# %% ../nbs/00_data.ipynb #9f2b4870
+# %% ../nbs/00_data.ipynb #e9831403
 def write_file(
     path:Path, # the file; a link to one stays a link
     write, # function that writes the content into an open binary file
@@ -202,7 +202,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-# %% ../nbs/00_data.ipynb #9bdbbce7
+# %% ../nbs/00_data.ipynb #eb861086
 def sample_files(
     npz:Path=NPZ, # a file made by `pack_mnist`
 )->dict: # {(split, digit): ['train/3/10.png', …]}, sorted by name

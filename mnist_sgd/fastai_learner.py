@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .linear_model import batch_accuracy, check_device, check_whole, mnist_loss
 from .manual_sgd import check_finite, check_lr
 
-# %% ../nbs/05_fastai_learner.ipynb #c39f7445
+# %% ../nbs/05_fastai_learner.ipynb #7fedb421
 def make_dls(
     x:Tensor, # (n, 784) inputs to train on
     y:Tensor, # (n, 1) their targets
@@ -41,7 +41,7 @@ def make_dls(
     valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=batch_size)
     return DataLoaders(dl, valid_dl, device=torch.device(device))
 
-# %% ../nbs/05_fastai_learner.ipynb #66df968e
+# %% ../nbs/05_fastai_learner.ipynb #2af3ada0
 def make_learner(
     dls:DataLoaders, # loaders for training and validation
     model:nn.Module, # from inputs to predictions
@@ -54,21 +54,23 @@ def make_learner(
                         f"got {type(model).__name__}")
     return Learner(dls, model, opt_func=SGD, loss_func=loss_func, metrics=metrics)
 
-# %% ../nbs/05_fastai_learner.ipynb #8bd9db96
+# %% ../nbs/05_fastai_learner.ipynb #582cb930
+#| write: after_loss
 class CheckLoss(Callback):
     "Stop a Learner whose training loss is no longer finite."
     def after_loss(self):
         "Raises ValueError with the epoch and the batch."
         if self.training: check_finite(self.learn.loss, f'epoch {self.epoch + 1}, batch {self.iter + 1}')
 
-# %% ../nbs/05_fastai_learner.ipynb #f2fb189d
+# %% ../nbs/05_fastai_learner.ipynb #9f310b93
+#| write: before_fit before_epoch after_epoch
 class Stopwatch(Callback):
     "Keep the seconds that each epoch took, in the list `seconds`."
     def before_fit(self): self.seconds = []
     def before_epoch(self): self.start = perf_counter()
     def after_epoch(self): self.seconds.append(perf_counter() - self.start)
 
-# %% ../nbs/05_fastai_learner.ipynb #68dda4a3
+# %% ../nbs/05_fastai_learner.ipynb #62731410
 def fit_learner(
     learn:Learner, # with one metric, the accuracy
     epochs:int, # how often to go through the data
@@ -93,7 +95,7 @@ def fit_learner(
     return {'accuracy': accuracy, 'train_loss': train_loss, 'valid_loss': valid_loss,
             'seconds': watch.seconds}
 
-# %% ../nbs/05_fastai_learner.ipynb #f9a9d031
+# %% ../nbs/05_fastai_learner.ipynb #5947e291
 def plot_climb(
     curves:dict, # {name: {epoch: accuracy}}, a curve each
     baseline:float, # accuracy of pixel similarity, drawn as a line

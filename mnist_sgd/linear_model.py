@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .manual_sgd import check_finite, check_lr, check_params, check_same_shape
 
-# %% ../nbs/03_linear_model.ipynb #805c101f
+# %% ../nbs/03_linear_model.ipynb #56d86a9c
 def label_pair(
     ones:Tensor, # (n, 28, 28) images of the digit whose target is 1
     zeros:Tensor, # (m, 28, 28) images of the digit whose target is 0
@@ -42,7 +42,7 @@ def check_device(
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as e:
         raise ValueError(f"device {str(device)!r} cannot be used here; try 'cpu'") from e
 
-# %% ../nbs/03_linear_model.ipynb #fc6509e3
+# %% ../nbs/03_linear_model.ipynb #3ff5f76a
 def init_params(
     size, # an int, or a tuple of ints: the shape
     std:float=1.0, # standard deviation of the random numbers
@@ -53,7 +53,7 @@ def init_params(
     check_device(device)
     return (torch.randn(size, generator=generator)*std).to(device).requires_grad_()
 
-# %% ../nbs/03_linear_model.ipynb #64869f53
+# %% ../nbs/03_linear_model.ipynb #fe54abb7
 def skip_draws(
     n:int, # how many draws of 32 bits to pass over
     seed:int=42, # where the stream begins
@@ -70,7 +70,7 @@ def skip_draws(
         n -= kept + 4
     torch.empty(n, dtype=torch.int32).random_()
 
-# %% ../nbs/03_linear_model.ipynb #4dc764a7
+# %% ../nbs/03_linear_model.ipynb #996558f9
 def linear1(
     xb:Tensor, # (n, 784) pixels, one image a row
     weights:Tensor, # (784, 1)
@@ -82,7 +82,7 @@ def linear1(
                          f"{tuple(xb.shape)}, {tuple(weights.shape)} and {tuple(bias.shape)}")
     return xb@weights + bias
 
-# %% ../nbs/03_linear_model.ipynb #d71ba564
+# %% ../nbs/03_linear_model.ipynb #dd7bd89b
 def sigmoid(
     x:Tensor, # floats, any shape
 )->Tensor: # same shape, between 0 and 1
@@ -99,7 +99,7 @@ def check_targets(
         raise ValueError(f"targets must be 0 or 1, got {wrong[0].item()}; "
                          "make them with (labels == 3).long()")
 
-# %% ../nbs/03_linear_model.ipynb #e5ac1dda
+# %% ../nbs/03_linear_model.ipynb #5590e066
 def mnist_loss(
     predictions:Tensor, # (n, 1) raw predictions, any size
     targets:Tensor, # (n, 1) of 0 and 1
@@ -120,7 +120,8 @@ def check_whole(
     if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
         raise ValueError(f"{name} must be a whole number from {least}, got {number!r}")
 
-# %% ../nbs/03_linear_model.ipynb #e9793bce
+# %% ../nbs/03_linear_model.ipynb #8ba9b503
+#| write: __len__ __iter__
 class BatchLoader:
     "The batches of `DataLoader(list(zip(x, y)), batch_size)`, as views of x and y unless shuffled."
     def __init__(self,
@@ -148,7 +149,7 @@ class BatchLoader:
             x, y = x[order], y[order.to(y.device)]
         yield from zip(x.split(self.batch_size), y.split(self.batch_size))
 
-# %% ../nbs/03_linear_model.ipynb #55555e2e
+# %% ../nbs/03_linear_model.ipynb #9a399447
 def calc_grad(
     xb:Tensor, # (n, 784) a batch of inputs
     yb:Tensor, # (n, 1) its targets
@@ -180,7 +181,7 @@ def batches(
         raise ValueError("the loader is empty: it gave no batch "
                          "(a generator gives its batches only once)")
 
-# %% ../nbs/03_linear_model.ipynb #ef9ead64
+# %% ../nbs/03_linear_model.ipynb #92aca28e
 def train_epoch(
     model, # function from inputs (n, 784) to predictions (n, 1)
     dl, # iterable of batches (xb, yb)
@@ -202,7 +203,7 @@ def train_epoch(
             p.grad.zero_()
     return torch.stack(losses).mean().item()
 
-# %% ../nbs/03_linear_model.ipynb #c94da941
+# %% ../nbs/03_linear_model.ipynb #2b6a4b22
 def batch_accuracy(
     preds:Tensor, # (n, 1) raw predictions
     yb:Tensor, # (n, 1) targets of 0 and 1
@@ -216,7 +217,7 @@ def batch_accuracy(
     correct = (preds.sigmoid() > 0.5) == yb
     return correct.float().mean()
 
-# %% ../nbs/03_linear_model.ipynb #50266398
+# %% ../nbs/03_linear_model.ipynb #59c65572
 @torch.no_grad()
 def batch_mean(
     model, # function from inputs to predictions
@@ -227,7 +228,7 @@ def batch_mean(
     "Mean of a metric over the batches of `dl`. Raises ValueError if there is no batch."
     return torch.stack([metric(model(xb), yb) for _,xb,yb in batches(dl, device)]).mean().item()
 
-# %% ../nbs/03_linear_model.ipynb #31f13237
+# %% ../nbs/03_linear_model.ipynb #e3fda385
 def validate_epoch(
     model, # function from inputs (n, 784) to predictions (n, 1)
     valid_dl, # iterable of batches (xb, yb)

@@ -13,7 +13,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-# %% ../nbs/02_manual_sgd.ipynb #539df1a6
+# %% ../nbs/02_manual_sgd.ipynb #893f646c
 def finite_difference(
     func, # function of one tensor that returns a tensor with a single number
     x:Tensor, # where to take the gradient; any shape
@@ -32,7 +32,7 @@ def finite_difference(
         grad.view(-1)[i] = (up - down).detach()/(2*eps)
     return grad
 
-# %% ../nbs/02_manual_sgd.ipynb #c6601ac7
+# %% ../nbs/02_manual_sgd.ipynb #f0b3524d
 def rolling_speed(
     n:int=20, # number of readings, one a second
     noise:float=3.0, # standard deviation of a reading's error, in units of speed
@@ -44,7 +44,8 @@ def rolling_speed(
     errors = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     return time, 0.8*(time - n/2)**2 + 4 + noise*errors
 
-# %% ../nbs/02_manual_sgd.ipynb #3d2ffa00
+# %% ../nbs/02_manual_sgd.ipynb #e234e935
+#| mend: 62 the quadratic of t with the parameters a, b and c
 def f(
     t:Tensor, # (n,) times
     params, # three numbers a, b, c; a tensor of shape (3,) to get their gradients
@@ -69,7 +70,7 @@ def check_same_shape(
                          "the same shape; add an axis with unsqueeze(1) or drop one with squeeze(1)")
     if not preds.numel(): raise ValueError("nothing to compare: predictions and targets are empty")
 
-# %% ../nbs/02_manual_sgd.ipynb #87e093a8
+# %% ../nbs/02_manual_sgd.ipynb #785fc07c
 def mse(
     preds:Tensor, # predictions, any shape
     targets:Tensor, # same shape as `preds`
@@ -122,7 +123,8 @@ def check_finite(
         raise ValueError(f"the loss is {loss.item()}{where and f' at {where}'}: try a learning rate "
                          "ten times smaller, and look for NaN in the inputs")
 
-# %% ../nbs/02_manual_sgd.ipynb #29f4a053
+# %% ../nbs/02_manual_sgd.ipynb #84799863
+#| mend: 92 a step along one gradient, although the notes look at it once before
 def apply_step(
     params:Tensor, # (3,) a, b, c, with requires_grad_(); changed in place
     time:Tensor, # (n,) times

@@ -9,7 +9,7 @@ __all__ = ['mnist_distance', 'is_3', 'pixel_accuracy']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_pixel_similarity.ipynb #fcfa6ece
+# %% ../nbs/01_pixel_similarity.ipynb #8d5263fe
 def mnist_distance(
     a:Tensor, # (..., 28, 28) float pixels, one image or a stack
     b:Tensor, # (..., 28, 28) float pixels, to be broadcast against `a`
@@ -28,7 +28,7 @@ def mnist_distance(
         raise ValueError("a distance is NaN: an image holds NaN, or is the mean of no images")
     return distance
 
-# %% ../nbs/01_pixel_similarity.ipynb #6896ac94
+# %% ../nbs/01_pixel_similarity.ipynb #6e20500c
 def is_3(
     x:Tensor, # (..., 28, 28) float pixels, one image or a stack
     mean3:Tensor, # (28, 28), mean of the 3s
@@ -40,7 +40,7 @@ def is_3(
                          f"got {tuple(mean3.shape)} and {tuple(mean7.shape)}")
     return mnist_distance(x, mean3) < mnist_distance(x, mean7)
 
-# %% ../nbs/01_pixel_similarity.ipynb #121c462d
+# %% ../nbs/01_pixel_similarity.ipynb #2155bffb
 def pixel_accuracy(
     threes:Tensor, # (n, 28, 28) float pixels of images that are 3s
     sevens:Tensor, # (m, 28, 28) float pixels of images that are 7s

@@ -1,0 +1,441 @@
+"""The practice copies, done by a learner who knows everything, by one who leaves all blank, and by one who is always wrong;
+what a guess may be; and what a damaged copy does to the score."""
+import ast, json, math, os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat, numpy, pytest, torch
+from hypothesis import given, strategies as st
+from nbclient import NotebookClient
+
+from practice_answers import BODIES, QUESTIONS
+from mnist_sgd.misprints import MISPRINTS
+from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, tasks, try_function,
+                                try_repair, walk, write_copies)
+
+COMMAND = Path(sys.executable).with_name('mnist_sgd_practice')
+NAMES = list(walk())
+SOURCES = {name: json.loads(path.read_text()) for name, path in walk().items()}
+TASKS = {name: tasks(nb) for name, nb in SOURCES.items()}
+COPIES = {name: practice_copy(nb, name) for name, nb in SOURCES.items()}
+
+
+def text(cell): return ''.join(cell['source'])
+
+
+def code_of(cell): return '\n'.join(line for line in text(cell).splitlines() if not line.startswith('#|')).strip()
+
+
+def repair(line):
+    number, _, which = line.partition('.')
+    return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1].right
+
+
+def fill(name, learner):
+    "A practice copy as `learner`, 'right', 'wrong' or 'blank', leaves it, before it is run."
+    nb = nbformat.from_dict(practice_copy(SOURCES[name], name))
+    if learner == 'blank': return nb
+    which = ('right', 'wrong').index(learner)
+    written = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
+    for cell in nb.cells:
+        if cell.cell_type != 'code': continue
+        if cell.id in QUESTIONS[name]:
+            guess = QUESTIONS[name][cell.id][which]
+            guess = guess.__name__ if isinstance(guess, type) else repr(guess)
+            cell.source = cell.source.replace('guess = ...', f'import torch\nguess = {guess}', 1)
+        elif cell.id in written:
+            function = ast.parse(written[cell.id]).body[-1].name
+            slip = BODIES[name][function][:2] if learner == 'wrong' else ('', '')
+            cell.source = (written[cell.id] + '\n').replace(*slip)
+            assert learner == 'right' or cell.source.strip() != written[cell.id]
+        elif cell.source.startswith('%%mend '):
+            first = cell.source.splitlines()[0]
+            cell.source = f'{first}\n' + ('"no repair"' if learner == 'wrong' else repair(first.split()[1]))
+    return nb
+
+
+def run_copy(name, learner, folder):
+    nb = fill(name, learner)
+    NotebookClient(nb, timeout=300, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
+                   resources={'metadata': {'path': str(folder)}}).execute()
+    nbformat.write(nb, folder/f'{name}.ipynb')
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    "Folders with all copies, run to the end, by learner."
+    folders = {learner: tmp_path_factory.mktemp(learner) for learner in ('right', 'wrong', 'blank')}
+    os.environ['OMP_NUM_THREADS'] = '1' # two kernels at a time, each on one core
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run_copy, name, *item) for name in reversed(NAMES) for item in folders.items()]
+        for run in runs: run.result() # an exception in any cell is raised here
+    del os.environ['OMP_NUM_THREADS']
+    return folders
+
+
+def shown(folder, name):
+    "{cell id: the text of its verdict}."
+    nb = nbformat.read(folder/f'{name}.ipynb', as_version=4)
+    return {cell.id: output.data['text/plain'] for cell in nb.cells if cell.cell_type == 'code'
+            for output in cell.outputs if 'text/plain' in output.get('data', {})}
+
+
+def test_all_right_scores_everything(done):
+    for row in score(done['right']):
+        assert row['answered'] == row['right'] == row['asked'] >= 8
+        assert row['written'] == row['to write'] >= 3 and row['mended'] == row['to mend'] == 3
+        assert not row['notes'] and not row['left']
+    assert '113 of 113 done, 100%.' in score_table(score(done['right']))
+
+
+def test_left_blank_scores_nothing_and_reveals_nothing(done):
+    for row in score(done['blank']):
+        assert (row['answered'], row['right'], row['written'], row['mended'], row['notes']) == (0, 0, 0, 0, '')
+        verdicts = shown(done['blank'], row['notebook'])
+        for task in TASKS[row['notebook']]:
+            if task.kind == 'predict':
+                assert verdicts[task.name] == 'open:\nPut your guess in place of the dots and run the cell again.'
+            if task.kind == 'write':
+                assert verdicts[f'tests-{task.name}'].startswith(f'open:\nYour `{task.name}` is not written yet.')
+                assert verdicts[f'tests-{task.name}'].endswith(f"goes on with the library's `{task.name}`.")
+
+
+def test_wrong_answers_are_told_with_the_true_value_and_the_reason(done):
+    for row in score(done['wrong']):
+        assert row['answered'] == row['asked'] and (row['right'], row['written'], row['mended'], row['notes']) == (0, 0, 0, '')
+        verdicts = shown(done['wrong'], row['notebook'])
+        for task in TASKS[row['notebook']]:
+            if task.kind == 'predict':
+                assert verdicts[task.name].startswith('wrong:\nYour guess: `') and '`. The true value: `' in verdicts[task.name]
+                assert verdicts[task.name].endswith(task.why)
+
+
+@pytest.mark.parametrize('name, function', [(n, f) for n in NAMES for f in BODIES[n]])
+def test_tests_of_a_function_say_what_is_wrong(done, name, function):
+    verdict = shown(done['wrong'], name)[f'tests-{function}']
+    assert verdict.startswith('wrong:\nWhat is still wrong:\n') and BODIES[name][function][2] in verdict
+    assert verdict.endswith(f"The notebook goes on with the library's `{function}`.")
+
+
+def test_every_task_has_answers_here():
+    assert {n: {t.name for t in TASKS[n] if t.kind == 'predict'} for n in NAMES} == {n: set(QUESTIONS[n]) for n in NAMES}
+    assert {n: {t.name for t in TASKS[n] if t.kind == 'write'} for n in NAMES} == {n: set(BODIES[n]) for n in NAMES}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_copy_is_valid_and_shows_nothing(name):
+    copy = COPIES[name]
+    nbformat.validate(nbformat.from_dict(copy))
+    assert copy == practice_copy(SOURCES[name], name)
+    assert len({cell['id'] for cell in copy['cells']}) == len(copy['cells'])
+    for cell in copy['cells']:
+        assert not cell.get('outputs') and cell.get('execution_count') is None
+        assert not cell['source'].startswith('#|')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_copy_holds_no_reason(name):
+    everything = '\n'.join(cell['source'] for cell in COPIES[name]['cells'])
+    for task in TASKS[name]: assert not task.why or task.why not in everything
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_signature_and_docstring_stay_and_the_body_goes(name):
+    blanked = {cell['id']: cell['source'] for cell in COPIES[name]['cells']}
+    for cell in SOURCES[name]['cells']:
+        if '#| write' not in text(cell): continue
+        mine, theirs = ast.parse(blanked[cell['id']]).body[-1], ast.parse(code_of(cell)).body[-1]
+        assert ast.get_docstring(mine) == ast.get_docstring(theirs)
+        if isinstance(mine, ast.FunctionDef):
+            assert ast.dump(mine.args) == ast.dump(theirs.args)
+            assert blanked[cell['id']].splitlines()[:3] == code_of(cell).splitlines()[:3] # comments too
+            assert [ast.unparse(s) for s in mine.body[1:]] == ['...']
+        else:
+            bodies = [ast.unparse(f.body[-1]) for f in mine.body if isinstance(f, ast.FunctionDef)]
+            assert '...' in bodies and bodies != [ast.unparse(f.body[-1]) for f in theirs.body if isinstance(f, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_test_of_a_function_says_in_words_what_it_wants(name):
+    for cell in SOURCES[name]['cells']:
+        if not text(cell).startswith('#| tests'): continue
+        lines = code_of(cell).splitlines()
+        for statement in ast.parse(code_of(cell)).body:
+            if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith('test_'):
+                assert ' # ' in lines[statement.end_lineno - 1]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_prose_after_a_question_is_folded(name):
+    cells = COPIES[name]['cells']
+    for cell, after in zip(cells, cells[1:]):
+        if cell['id'] in QUESTIONS[name] and after['cell_type'] == 'markdown':
+            assert after['source'].startswith(('<details>', '#', '**Mend this.**'))
+
+
+@pytest.mark.parametrize('guess, truth, within', [
+    (3, 3, 0), (3., 3, 0), (torch.tensor(3), 3, 0), (numpy.float32(3), 3, 0), (3, torch.tensor(3.), 0), (3, numpy.int64(3), 0),
+    (.43, .4333, .005), (math.inf, math.inf, 0), (math.nan, math.nan, 0), (True, torch.tensor(True), 0),
+    ((2, 3), torch.Size([2, 3]), 0), ([2, 3], torch.zeros(2, 3).shape, 0), (torch.Size([2, 3]), (2, 3), 0),
+    ([1.01, 2], torch.tensor([1., 2.]), .02), ([[1], [2]], torch.tensor([[1], [2]]), 0), ([], (), 0),
+    ('Mean 3 ', 'mean 3', 0), (torch.uint8, torch.uint8, 0), (['a', True, 1], ['a', True, 1], 0),
+    (ValueError, ValueError('no'), 0), ('ValueError', ValueError('no'), 0), (ValueError('other'), ValueError('no'), 0),
+    (None, None, 0), (torch.zeros(2, requires_grad=True), [0, 0], 0)])
+def test_right_guesses(guess, truth, within):
+    verdict = grade(guess, truth, 'So it is.', within)
+    assert verdict.status == 'right' and verdict.lines[-1] == 'So it is.'
+
+
+@pytest.mark.parametrize('guess, truth, within', [
+    (4, 3, 0), (math.inf, 3, 1), (math.nan, 3, 1), (3, math.nan, 1), (10**400, 3., 1), (.44, .4333, .005), (False, True, 0),
+    ((2, 3), (3, 2), 0), ((2,), (2, 3), 0), ([1, 2], torch.tensor([[1, 2]]), 0), ('a', 'b', 0), (KeyError, ValueError('no'), 0),
+    (None, ValueError('no'), 0), ('ValueError', None, 0), ([1, 'a'], [1, 2], 0), (['1', 2], [1, 2], 0), ([None], [1], 0)])
+def test_wrong_guesses_are_shown_beside_the_truth(guess, truth, within):
+    verdict = grade(guess, truth, 'So it is.', within)
+    assert verdict.status == 'wrong' and 'The true value: `' in verdict.lines[0] and verdict.lines[1] == 'So it is.'
+
+
+@pytest.mark.parametrize('guess, truth, kind', [
+    ('3', 3, 'a number'), (None, 3, 'a number'), (True, 3, 'a number'), (3, True, 'True or False'), (3, 'abs', 'a text'),
+    (3, (3,), 'a list or tuple'), (3, ValueError('no'), 'the name of an exception, or None'), (3, None, 'the name of an exception'),
+    (object(), 3, 'a number'), (3j, 3, 'a number'), (lambda: 3, 3, 'a number'), ({'a': 1}, 3, 'a number'),
+    ([3], 3, 'a number'), (torch.zeros(3), 3, 'a number')])
+def test_guess_of_another_kind_is_not_right_and_reveals_nothing(guess, truth, kind):
+    verdict = grade(guess, truth, 'So it is.')
+    assert verdict.status == 'wrong' and len(verdict.lines) == 1
+    assert verdict.lines[0].startswith(f'The answer is {kind}') and 'stays hidden' in verdict.lines[0]
+
+
+def test_open_guess_reveals_nothing():
+    assert grade(..., 42, 'Because of 42.') == Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
+
+
+values = st.recursive(st.booleans() | st.integers() | st.floats() | st.text() | st.none(), lambda v: st.lists(v), max_leaves=9)
+
+
+@given(values)
+def test_every_value_is_the_right_guess_for_itself(value): assert grade(value, value).status == 'right'
+
+
+@given(values, values)
+def test_no_guess_whatever_stops_the_grading(guess, truth):
+    verdict = grade(guess, truth)
+    assert verdict.status in ('right', 'wrong') and verdict._repr_html_()
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 10), st.floats(0, 10))
+def test_within_is_how_far_a_right_guess_may_be(truth, within, apart):
+    if abs(apart - within) < 1e-3: return
+    status = grade(truth + apart, truth, within=within).status
+    if apart > 1e-6*abs(truth) + 1e-9: assert status == ('right' if apart <= within else 'wrong')
+
+
+@pytest.mark.parametrize('within', [-1, math.nan])
+def test_within_below_zero_is_refused(within):
+    with pytest.raises(ValueError, match='within must be 0 or more'): grade(1, 1, within=within)
+
+
+def test_verdict_in_a_notebook_is_safe_html():
+    page = grade('<script>', 'a & `b`', 'Write `x < 3`.')._repr_html_()
+    assert '<script>' not in page and '&lt;script&gt;' in page and '<code>x &lt; 3</code>' in page and 'Not right.' in page
+
+
+def test_try_function_goes_on_with_the_function_of_a_learner_who_is_right():
+    def mine(x): return x + x
+    def library(x): return 2*x
+    names = {'double': mine}
+    assert try_function('double', 'assert double(2) == 4 # twice', names, library).status == 'right'
+    assert names['double'] is mine
+
+
+@pytest.mark.parametrize('mine', [lambda x: 1/0, 7, 'text', None, lambda: 2])
+def test_try_function_with_anything_goes_on_with_the_library(mine):
+    def library(x): return 2*x
+    names = {'double': mine}
+    verdict = try_function('double', 'four = double(2)\nassert four == 4 # twice', names, library)
+    assert verdict.status == 'wrong' and any(line.startswith('twice (`') for line in verdict.lines)
+    assert names['double'] is library and names['four'] == 4 # what the tests define is there for later cells
+
+
+def test_class_with_an_empty_method_is_not_written_yet():
+    class Mine:
+        def one(self): return 1
+        def two(self): ...
+    class Library:
+        def two(self): return 2
+    assert try_function('Pair', '', {'Pair': Mine}, Library).status == 'open'
+    assert try_function('Pair', '', {}, Library).status == 'open'
+
+
+@pytest.mark.parametrize('line', [task.name for name in NAMES for task in TASKS[name] if task.kind == 'mend'])
+def test_misprints_to_mend(line):
+    copy = next(COPIES[name] for name in NAMES if any(t.kind == 'mend' and t.name == line for t in TASKS[name]))
+    cell = next(cell['source'] for cell in copy['cells'] if cell['source'].startswith(f'%%mend {line}\n'))
+    as_it_stands = cell.partition('\n')[2]
+    assert try_repair(line, as_it_stands).status == 'open'
+    assert try_repair(line, '1/0').status == 'wrong' and try_repair(line, '').status == 'wrong'
+    assert not set(repair(line).splitlines()) <= set(as_it_stands.splitlines()) # it does not give itself away
+    generator = torch.random.get_rng_state()
+    assert try_repair(line, repair(line)).status == 'right'
+    assert torch.equal(generator, torch.random.get_rng_state())
+
+
+def test_repairs_may_differ_from_ours():
+    assert try_repair('53', 'xt = tensor(3.).requires_grad_()\ndef f(x): return x*x\nf(xt)').status == 'right'
+    with pytest.raises(ValueError, match="no misprint '1'"): try_repair('1', '')
+
+
+def test_start_belongs_in_a_notebook():
+    with pytest.raises(ValueError, match='belongs in a notebook'): start('00_data')
+
+
+def marked(*sources):
+    return {'cells': [{'cell_type': 'code', 'id': f'c{i}', 'source': source} for i, source in enumerate(sources)]}
+
+
+@pytest.mark.parametrize('source, message', [
+    ('#| predict: q\n#| ask: What?\n1', 'needs a name, ask and why'), ('#| predict: q\n#| why: So.\n1', 'needs a name, ask and why'),
+    ('#| predict: two words\n#| ask: What?\n#| why: So.\n1', 'needs a name, ask and why'),
+    ('#| predict: q\n#| ask: What?\n#| why: So.\nx = 1', 'q: the last line is no expression'), ('#| mend: 1\nx = 1', "no misprint '1'")])
+def test_marks_that_lack_something_are_refused(source, message):
+    with pytest.raises(ValueError, match=message): practice_copy(marked(source), 'example')
+
+
+def test_a_second_run_adds_what_is_missing(tmp_path):
+    assert len(write_copies(tmp_path)) == len(NAMES)
+    (tmp_path/'00_data.ipynb').unlink()
+    (tmp_path/'01_pixel_similarity.ipynb').write_text('mine')
+    said = write_copies(tmp_path)
+    assert said[:2] == ['00_data.ipynb: written', '01_pixel_similarity.ipynb: is there already, left as it is']
+    assert (tmp_path/'01_pixel_similarity.ipynb').read_text() == 'mine'
+
+
+def test_force_keeps_every_old_copy(tmp_path):
+    first = tmp_path/'00_data.ipynb'
+    for text in ('old', 'older'):
+        first.write_text(text)
+        said = write_copies(tmp_path, force=True)
+    assert said[0] == '00_data.ipynb: written, the old one is 00_data.ipynb.bak2'
+    assert [(tmp_path/f'00_data.ipynb.bak{n}').read_text() for n in ('', 2)] == ['old', 'older']
+    assert json.loads(first.read_text()) == COPIES['00_data']
+    assert not list(tmp_path.glob('*.partial'))
+
+
+def damage(folder, name, change):
+    "Rewrite a copy that is done, after `change` of its JSON."
+    path = folder/f'{name}.ipynb'
+    nb = json.loads(path.read_text())
+    change(nb)
+    path.write_text(json.dumps(nb))
+
+
+@pytest.fixture
+def copies(done, tmp_path):
+    for path in done['right'].glob('*.ipynb'): (tmp_path/path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def row_of(folder, name): return next(row for row in score(folder) if row['notebook'] == name)
+
+
+def cell_of(nb, id): return next(cell for cell in nb['cells'] if cell['id'] == id)
+
+
+def test_score_of_a_deleted_cell(copies):
+    damage(copies, '00_data', lambda nb: nb['cells'].remove(cell_of(nb, 'wrapped')))
+    row = row_of(copies, '00_data')
+    assert (row['right'], row['asked'], row['notes']) == (8, 9, 'cells gone: 1')
+    assert '112 of 113 done, 99%.' in score_table(score(copies)) and '(gone)' in score_table(score(copies))
+
+
+def test_score_of_a_cell_that_stopped(copies):
+    def stop(nb):
+        cell_of(nb, 'wrapped')['outputs'] = [{'output_type': 'error', 'ename': 'SyntaxError', 'evalue': '', 'traceback': []}]
+    damage(copies, '00_data', stop)
+    row = row_of(copies, '00_data')
+    assert (row['answered'], row['right'], row['notes']) == (8, 8, 'cells stopped by an error: 1')
+
+
+def test_score_of_a_renamed_copy_and_of_files_that_are_none(copies):
+    (copies/'00_data.ipynb').rename(copies/'tuesday.ipynb')
+    (copies/'own.ipynb').write_text(json.dumps({'cells': [], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}))
+    (copies/'notes.txt').write_text('hello')
+    row = row_of(copies, '00_data')
+    assert (row['right'], row['notes']) == (9, 'is called tuesday.ipynb')
+    assert len(score(copies)) == len(NAMES)
+
+
+@pytest.mark.parametrize('content', [b'', b'{"cells": [', b'[]', b'{}', b'\xff\xfe', b'3',
+                                     b'{"cells": [3], "metadata": {"mnist_sgd": {"practice": "00_data"}}}',
+                                     b'{"cells": [], "metadata": {"mnist_sgd": {"practice": "77_no"}}}',
+                                     b'{"cells": [], "metadata": {"mnist_sgd": 3}}', b'{"cells": [], "metadata": null}'])
+def test_score_names_a_copy_that_cannot_be_read(copies, content):
+    (copies/'00_data.ipynb').write_bytes(content)
+    row = next(row for row in score(copies) if row['notes'])
+    assert row['notes'].startswith('cannot be read (') and row['notebook'] == '00_data'
+    assert '95 of 95 done, 100%.' in score_table(score(copies)) and 'cannot be read (' in score_table(score(copies))
+
+
+def test_score_of_a_missing_copy(copies):
+    (copies/'00_data.ipynb').unlink()
+    assert row_of(copies, '00_data')['notes'] == 'no copy in this folder'
+
+
+def test_score_with_an_infinite_value_and_odd_outputs(copies):
+    def odd(nb):
+        outputs = cell_of(nb, 'wrapped')['outputs']
+        outputs[0]['data']['text/plain'] = ['right:\n', 'Your guess: `inf`.']
+        outputs[0]['data']['number'] = math.inf # json writes Infinity, and reads it
+        cell_of(nb, 'corner')['outputs'] = None
+        cell_of(nb, 'divided')['outputs'] = [{'output_type': 'stream', 'name': 'stdout', 'text': 'right:'}]
+    damage(copies, '00_data', odd)
+    assert (row_of(copies, '00_data')['right'], row_of(copies, '00_data')['notes']) == (7, '')
+
+
+def test_table_says_what_to_look_at_next(done, copies):
+    table = score_table(score(done['blank'])).splitlines()
+    assert table[0].split() == ['notebook', 'asked', 'answered', 'right', 'to', 'write', 'written', 'to', 'mend', 'mended']
+    assert [line.split()[0] for line in table[1:8]] == [*NAMES, 'all'] and '0 of 113 done, 0%.' in table
+    assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('comes second when they are sorted? (open)')
+    damage(copies, '03_linear_model', lambda nb: cell_of(nb, 'tests-calc_grad').update(outputs=[]))
+    assert score_table(score(copies)).endswith('Look at next, in 03_linear_model:\n  write `calc_grad` (not run yet)')
+
+
+def run(*args): return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True)
+
+
+def test_command(tmp_path):
+    first = run(tmp_path/'a'/'b')
+    assert first.returncode == 0 and first.stderr == '' and first.stdout.count(': written') == len(NAMES)
+    again = run(tmp_path/'a'/'b')
+    assert again.returncode == 0 and again.stdout.count('left as it is') == len(NAMES)
+    scored = run('--score', tmp_path/'a'/'b')
+    assert scored.returncode == 0 and '0 of 113 done' in scored.stdout and scored.stderr == ''
+
+
+def test_help_is_short():
+    help = run('--help').stdout
+    assert len([line for line in help.splitlines() if line]) <= 10
+    for word in ('DEST', '--force', '--score', '.bak'): assert word in help
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--score', 'nowhere'], 'nowhere is no folder'), (['--score', '.'], 'there is no practice copy in .'),
+    (['--score', '--force', '.'], 'not allowed with'), ([], 'required: DEST'), (['a-file'], 'cannot make the folder a-file'),
+    (['a-file/b'], 'cannot make the folder a-file/b')])
+def test_bad_options_cost_a_sentence(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    Path('a-file').write_text('mine')
+    with pytest.raises(SystemExit) as stopped: main(args)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.out == '' and Path('a-file').read_text() == 'mine'
+
+
+def test_a_folder_in_the_place_of_a_copy_is_left_as_it_is(tmp_path, capsys):
+    (tmp_path/'00_data.ipynb').mkdir()
+    assert write_copies(tmp_path)[0] == '00_data.ipynb: is there already, left as it is'
+    with pytest.raises(SystemExit) as stopped: main(['--force', str(tmp_path)])
+    assert stopped.value.code == 2 and '00_data.ipynb as a backup' in capsys.readouterr().err
+    assert (tmp_path/'00_data.ipynb').is_dir() and not list(tmp_path.glob('*.bak*'))
+    assert row_of(tmp_path, '00_data')['notes'] == 'cannot be read (IsADirectoryError)'
