@@ -56,8 +56,7 @@ def optim_params(
     raise TypeError("opt must be an optimiser, such as BasicOptim(model.parameters(), lr), "
                     f"got {type(opt).__name__}")
 
-# %% ../nbs/04_basic_optim.ipynb #59533eac
-#| mend: 219 the gradients cleared after a step
+# %% ../nbs/04_basic_optim.ipynb #0009c08f
 def train_epoch(
     model, # function or nn.Module from inputs to predictions
     dl, # iterable of batches (xb, yb)
@@ -76,8 +75,7 @@ def train_epoch(
         opt.zero_grad()
     return torch.stack(losses).mean().item()
 
-# %% ../nbs/04_basic_optim.ipynb #472a4831
-#| mend: 229 the accuracy of four images
+# %% ../nbs/04_basic_optim.ipynb #db3fcd5e
 def train_model(
     model, # function or nn.Module from inputs to predictions
     dl, # iterable of batches (xb, yb) to train on

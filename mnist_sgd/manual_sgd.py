@@ -44,8 +44,7 @@ def rolling_speed(
     errors = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     return time, 0.8*(time - n/2)**2 + 4 + noise*errors
 
-# %% ../nbs/02_manual_sgd.ipynb #e234e935
-#| mend: 62 the quadratic of t with the parameters a, b and c
+# %% ../nbs/02_manual_sgd.ipynb #1c1228a8
 def f(
     t:Tensor, # (n,) times
     params, # three numbers a, b, c; a tensor of shape (3,) to get their gradients
@@ -123,8 +122,7 @@ def check_finite(
         raise ValueError(f"the loss is {loss.item()}{where and f' at {where}'}: try a learning rate "
                          "ten times smaller, and look for NaN in the inputs")
 
-# %% ../nbs/02_manual_sgd.ipynb #84799863
-#| mend: 92 a step along one gradient, although the notes look at it once before
+# %% ../nbs/02_manual_sgd.ipynb #718b13b7
 def apply_step(
     params:Tensor, # (3,) a, b, c, with requires_grad_(); changed in place
     time:Tensor, # (n,) times

@@ -47,20 +47,21 @@ def _kind(plain, truth):
         if isinstance(plain, kind): return words
     return "the name of an exception, or None"
 
-# %% ../nbs/93_practice.ipynb #081694da
+# %% ../nbs/93_practice.ipynb #9ea7dcf0
 def _same(guess, truth, within):
     "Whether two plain values are the same, numbers up to `within`."
     if isinstance(truth, list):
         return (isinstance(guess, list) and len(guess) == len(truth)
                 and all(_same(g, t, within) for g,t in zip(guess, truth)))
-    if isinstance(truth, str): return isinstance(guess, str) and guess.strip().lower() == truth.strip().lower()
+    if isinstance(truth, str):
+        return isinstance(guess, str) and guess.strip().lower() == truth.strip().lower()
     if truth is None or bool in (type(truth), type(guess)): return guess is truth
     if not isinstance(guess, (int, float)): return False
     try: return guess == truth or guess != guess and truth != truth or math.isclose(
         guess, truth, rel_tol=1e-6, abs_tol=within)
     except OverflowError: return False # a whole number that no float can hold
 
-# %% ../nbs/93_practice.ipynb #40bac421
+# %% ../nbs/93_practice.ipynb #ac003b5f
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
@@ -69,7 +70,8 @@ def grade(
 )->Verdict: # 'right' or 'wrong' with both values and `why`, or 'open', which reveals nothing
     "Compare a guess with the true value. Raises ValueError if `within` is negative or no number."
     if not within >= 0: raise ValueError(f"within must be 0 or more, got {within!r}")
-    if guess is ...: return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
+    if guess is ...:
+        return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
     mine, true = _plain(guess), _plain(truth)
     kind = _kind(true, truth)
     names = kind.startswith('the name')
@@ -85,29 +87,28 @@ def _short(plain):
     else: text = f'{plain:.5g}' if isinstance(plain, float) else str(plain)
     return text if len(text) <= 200 else text[:200] + '…'
 
-# %% ../nbs/93_practice.ipynb #72717c2d
+# %% ../nbs/93_practice.ipynb #31145bdb
 def _marks(cell):
     "The `#|` lines on top of a code cell, as {name: text}, and the code below them."
-    if cell['cell_type'] != 'code': return {}, _source(cell)
-    lines, marks = _source(cell).splitlines(), {}
+    if cell['cell_type'] != 'code': return {}, _text(cell['source'])
+    lines, marks = _text(cell['source']).splitlines(), {}
     while lines and lines[0].startswith('#|'):
         name, _, text = lines.pop(0)[2:].strip().partition(':')
         marks[name] = f'{marks[name]} {text.strip()}' if name in marks else text.strip()
     return marks, '\n'.join(lines).strip()
 
-# %% ../nbs/93_practice.ipynb #2ae6e9a7
-def _source(cell):
-    "The text of a cell, which a notebook file may hold as a list of lines."
-    source = cell.get('source', '')
-    return source if isinstance(source, str) else ''.join(map(str, source))
+# %% ../nbs/93_practice.ipynb #565f502a
+def _text(lines):
+    "A text of a notebook file, which may hold it as a list of lines."
+    return lines if isinstance(lines, str) else ''.join(lines)
 
-# %% ../nbs/93_practice.ipynb #b4cfc531
+# %% ../nbs/93_practice.ipynb #70ac46a8
 @dataclass(frozen=True)
 class Task:
     "Something that a practice copy asks for."
     kind:str # 'predict', 'write' or 'mend'
     name:str # of the question, of the function, or the misprint's line of the notes
-    ask:str='' # the question, or what the line of the notes should do
+    ask:str='' # the question, or what the line of the notes should give
     why:str='' # one sentence, shown with the true value
     within:float=0. # how far from the true number a right guess may be
 
@@ -116,30 +117,32 @@ class Task:
         return {'predict': f"check('{self.name}'", 'write': f'%%tests {self.name}\n',
                 'mend': f'%%mend {self.name}\n'}[self.kind]
 
-# %% ../nbs/93_practice.ipynb #8cdfc57f
+# %% ../nbs/93_practice.ipynb #c50e82e7
 def _cell_tasks(marks):
     "The tasks that a cell with these marks sets, by their kind."
     found = []
     if 'predict' in marks:
         if not (marks['predict'].isidentifier() and marks.get('ask') and marks.get('why')):
             raise ValueError(f"a cell to predict needs a name, ask and why, got {marks}")
-        found.append(Task('predict', marks['predict'], marks['ask'], marks['why'], float(marks.get('within', 0))))
+        within = float(marks.get('within', 0))
+        found.append(Task('predict', marks['predict'], marks['ask'], marks['why'], within))
     if 'tests' in marks: found.append(Task('write', marks['tests']))
     if 'mend' in marks:
         line, _, meaning = marks['mend'].partition(' ')
+        if not meaning: raise ValueError(f"mend needs a line and what it should give, got {marks}")
         found.append(Task('mend', line, meaning))
     return {task.kind: task for task in found}
 
-# %% ../nbs/93_practice.ipynb #eb155388
+# %% ../nbs/93_practice.ipynb #db1dc32d
 def tasks(
     nb:dict, # a notebook of the walk, as JSON
 )->list: # of `Task`, in their order
-    "What a notebook of the walk asks in its practice copy. Raises ValueError for a mark that lacks another."
+    "What a notebook of the walk asks in its practice copy. Raises ValueError for an incomplete mark."
     return [task for cell in nb['cells'] for task in _cell_tasks(_marks(cell)[0]).values()]
 
-# %% ../nbs/93_practice.ipynb #973ae7b5
+# %% ../nbs/93_practice.ipynb #e4e038c4
 def _replace(code, first, last, new):
-    "The code with the lines from statement `first` to statement `last` replaced, from where `first` begins."
+    "The code with the statements from `first` to `last` replaced, and comments behind them."
     lines = code.encode().splitlines(keepends=True) # ast counts bytes
     begin = lines[first.lineno - 1][:first.col_offset]
     lines[first.lineno - 1:last.end_lineno] = [begin + new.encode() + b'\n']
@@ -180,17 +183,23 @@ def _to_mend(misprint):
     *_, (_, i, _, j, _) = difflib.SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
     return '\n'.join(wrong + right[j + len(wrong) - i:])
 
-# %% ../nbs/93_practice.ipynb #3cd9ace9
-_HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells from top to bottom.
-Lines that begin with `#|`, of which the text speaks at times, are for tools and are left out here.
+# %% ../nbs/93_practice.ipynb #3af2caff
+_HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells
+from top to bottom. Lines that begin with `#|`, of which the text speaks at times, are for tools and
+are left out here.
 
-- **Question**: put your guess in place of `...` and run the cell. It says whether you are right, and why. As long as you
-  leave the dots, it gives nothing away. Text that would do so is folded: open it when you have answered.
-- **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it. They say what is
-  still wrong. If you skip it, the notebook goes on with the library's own function.
+- **Question**: put your guess in place of `...` and run the cell. It says whether you are right, and
+  why. As long as you leave the dots, it gives nothing away. Text that would do so is folded: open it
+  when you have answered.
+- **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it.
+  They say what does not hold yet. If you skip it, the notebook goes on with the library's own function.
 - **Mend this**: a line from the notes that this course grew from, as it stands there. Put it right.
 
-Save the notebook, and `mnist_sgd_practice --score .` in its folder counts what you have done. Nothing leaves your machine."""
+If you come back to a question later, run all cells above it first (in the menu *Run*): names change
+their meaning on the way.
+
+Save the notebook, and `mnist_sgd_practice --score .` in its folder counts what you have done. Nothing
+leaves your machine."""
 
 # %% ../nbs/93_practice.ipynb #e89b72fc
 def _cell(kind, id, source, **metadata):
@@ -198,14 +207,14 @@ def _cell(kind, id, source, **metadata):
     cell = {'cell_type': kind, 'id': id, 'metadata': metadata, 'source': source}
     return cell if kind == 'markdown' else cell | {'execution_count': None, 'outputs': []}
 
-# %% ../nbs/93_practice.ipynb #1444bc7c
+# %% ../nbs/93_practice.ipynb #7c14e7cf
 def _folded(id, text):
     "Cells with a text that is folded up to its first heading."
     answer, heading, rest = re.match(r'(.*?)(^#+ |\Z)(.*)', text, re.DOTALL | re.MULTILINE).groups()
     cells = []
     if answer.strip():
-        cells.append(_cell('markdown', id, "<details><summary>Read on when you have answered</summary>\n\n"
-                                           f"{answer.strip()}\n\n</details>"))
+        summary = "<summary>Read on when you have answered</summary>"
+        cells.append(_cell('markdown', id, f"<details>{summary}\n\n{answer.strip()}\n\n</details>"))
     if heading: cells.append(_cell('markdown', f'{id}-rest', heading + rest))
     return cells
 
@@ -222,18 +231,18 @@ def _predict_cells(task, code, number):
     return [_cell('markdown', f'{task.name}-ask', f'**Question {number}.** {task.ask}{within}'),
             _cell('code', task.name, _to_predict(task, code))]
 
-# %% ../nbs/93_practice.ipynb #684c3bd5
+# %% ../nbs/93_practice.ipynb #d739c5e4
 def _mend_cells(task):
     "A misprint of the notes, to be mended."
     misprint = _misprint(task.name)
-    how = ("Run it, read the message" if misprint.noticed_by == 'interpreter' else "It runs, but it is wrong")
+    raises = misprint.noticed_by == 'interpreter'
+    how = "Run it and read the message" if raises else "It runs, but it is wrong"
     id = f"mend-{task.name.replace('.', '-')}"
     return [_cell('markdown', f'{id}-ask',
-                  f"**Mend this.** Line {misprint.line} of the notes, as it stands. {how}, and put it right"
-                  f"{': ' + task.ask if task.ask else ''}."),
+                  f"**Mend this.** Line {misprint.line} of the notes should give {task.ask}. {how}."),
             _cell('code', id, task.call() + _to_mend(misprint))]
 
-# %% ../nbs/93_practice.ipynb #4916f743
+# %% ../nbs/93_practice.ipynb #d1233739
 def practice_copy(
     nb:dict, # a notebook of the walk, as JSON
     name:str, # its name, such as '00_data'
@@ -256,11 +265,16 @@ def practice_copy(
         if 'predict' in todo:
             number += 1
             cells += _predict_cells(todo['predict'], code, number)
-        elif 'write' in todo: cells.append(_cell('code', f"tests-{todo['write'].name}", todo['write'].call() + code))
+        elif 'write' in todo:
+            task = todo['write']
+            cells.append(_cell('code', f'tests-{task.name}', task.call() + code))
         elif 'write' in marks:
-            cells.append(_cell('markdown', f'{id}-ask', f"**Your turn.** Write `{ast.parse(code).body[-1].name}`."))
+            name_of_it = ast.parse(code).body[-1].name
+            cells.append(_cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name_of_it}`.'))
             cells.append(_cell('code', id, _to_write(code, marks['write'].split())))
-        else: cells.append(_cell('code', id, code, **({'jupyter': {'source_hidden': True}} if _only_tests(code) else {})))
+        elif 'code-fold' in marks or _only_tests(code):
+            cells.append(_cell('code', id, code, jupyter={'source_hidden': True}))
+        else: cells.append(_cell('code', id, code))
         if 'mend' in todo: cells += _mend_cells(todo['mend'])
     return {'cells': cells, 'nbformat': 4, 'nbformat_minor': 5, 'metadata': {
         'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'},
@@ -276,11 +290,11 @@ def walk(
         if found: return found
     raise ValueError("the notebooks of the walk are missing; install mnist_sgd again")
 
-# %% ../nbs/93_practice.ipynb #814622d7
+# %% ../nbs/93_practice.ipynb #e47475a9
 def _read(name):
     "A notebook of the walk, as JSON."
     path = walk().get(name)
-    if path is None: raise ValueError(f"{name!r} is no notebook of the walk; make the practice copies anew")
+    if path is None: raise ValueError(f"{name!r} is no notebook of the walk; write the copies anew")
     return json.loads(path.read_text(encoding='utf-8'))
 
 # %% ../nbs/93_practice.ipynb #429c43eb
@@ -293,22 +307,23 @@ def _unwritten(mine):
     functions = vars(mine).values() if isinstance(mine, type) else [inspect.unwrap(mine)]
     return any(_steps(f) == _steps(empty) for f in functions if inspect.isfunction(f))
 
-# %% ../nbs/93_practice.ipynb #76e01b3f
+# %% ../nbs/93_practice.ipynb #79d15a52
 def _failures(code, names):
-    "Run tests one by one, and return for each that fails its comment and the error."
+    "Run tests one by one, and return for each that fails the comment above it and the error."
     failures, lines = [], code.splitlines()
     for test in ast.parse(code).body:
         try: exec(compile(ast.Module([test], []), 'tests', 'exec'), names)
         except Exception as e:
-            comment = lines[test.end_lineno - 1].rpartition('# ')[2]
+            above = lines[test.lineno - 2] if test.lineno > 1 else ''
+            comment = above[2:] if above.startswith('# ') else lines[test.lineno - 1]
             error = ' '.join(f'{type(e).__name__}: {e}'.split())
-            failures.append(f"{comment} (`{error[:120].replace('`', '')}`)")
+            failures.append(f"• {comment} (`{error[:120].replace('`', '')}`)")
     return failures
 
-# %% ../nbs/93_practice.ipynb #2f9d69c2
+# %% ../nbs/93_practice.ipynb #60b72458
 def try_function(
     name:str, # of the function or class
-    code:str, # its tests, a comment beside each
+    code:str, # its tests, above each a comment that says what must hold
     names:dict, # the notebook's names; the library's function is put there unless the tests pass
     reference, # the library's function or class
 )->Verdict: # 'right', 'wrong' with what is wrong, or 'open' if nothing is written
@@ -321,13 +336,14 @@ def try_function(
     names[name] = reference
     _failures(code, names)
     goes_on = f"The notebook goes on with the library's `{name}`."
-    if failures: return Verdict('wrong', ("What is still wrong:", *failures, goes_on))
-    return Verdict('open', (f"Your `{name}` is not written yet. Write it, run its cell, then this one. {goes_on}",))
+    if failures: return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
+    not_yet = f"Your `{name}` is not written yet. Write it, run its cell, then this one."
+    return Verdict('open', (not_yet, goes_on))
 
-# %% ../nbs/93_practice.ipynb #49a48870
+# %% ../nbs/93_practice.ipynb #07911f4a
 def try_repair(
     line:str, # line of the notes, such as '25', or '84.2' for its second misprint
-    code:str, # the cell of the learner
+    code:str, # the learner's cell
 )->Verdict: # 'right', 'wrong', or 'open' if the cell is as the notes have it
     "Run a repair of a misprint. Raises ValueError if there is no such misprint."
     import torch
@@ -335,16 +351,17 @@ def try_repair(
     misprint = _misprint(line)
     with torch.random.fork_rng(devices=[]): shown = run_cell(code, notes_names())
     gives = f"It gives `{shown[:200].replace('`', '')}`." if shown else "Its last line shows nothing."
-    def value(text): return re.sub(r', (grad_fn=<\w+>|requires_grad=True)', '', text)
-    if code.split() == _to_mend(misprint).split(): return Verdict('open', ("So it stands in the notes.", gives))
+    def value(text): return re.sub(r'grad_fn=<\w+>', 'grad_fn', text)
+    if code.split() == _to_mend(misprint).split():
+        return Verdict('open', ("So it stands in the notes.", gives))
     if value(shown) == value(misprint.gives): return Verdict('right', (gives, misprint.lesson))
-    return Verdict('wrong', (gives, "That is not what the line means. Leave the lines that show the result as they are."))
+    return Verdict('wrong', (gives, "It should give something else. Keep the last line, which shows it."))
 
-# %% ../nbs/93_practice.ipynb #0b69180a
+# %% ../nbs/93_practice.ipynb #6a01cce5
 def start(
     name:str, # of the notebook of the walk, such as '00_data'
 ): # `check(name of the question, guess, true value)`, which returns a `Verdict`
-    "Make this notebook a practice copy: the cells `%%tests` and `%%mend`, and `check`. Raises ValueError elsewhere."
+    "What a practice copy needs: `%%tests`, `%%mend` and `check`. Raises ValueError outside notebooks."
     from IPython import get_ipython
     shell = get_ipython()
     if shell is None: raise ValueError("start belongs in a notebook: mnist_sgd_practice writes some")
@@ -359,7 +376,7 @@ def start(
     for magic in (tests, mend): shell.register_magic_function(magic, 'cell')
     return check
 
-# %% ../nbs/93_practice.ipynb #7d18186b
+# %% ../nbs/93_practice.ipynb #9b7eb44b
 def write_copies(
     folder:Path, # where to; made if it is not there
     force:bool=False, # write anew what is there, and keep the old as NAME.ipynb.bak
@@ -368,7 +385,8 @@ def write_copies(
     from mnist_sgd.data import write_file
     folder, said = Path(folder), []
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
+    except OSError as e:
+        raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
     for name in walk():
         path = folder/f'{name}.ipynb'
         old = path.exists() or path.is_symlink()
@@ -381,7 +399,7 @@ def write_copies(
         said.append(f'{path.name}: written' + (f', the old one is {backup.name}' if backup else ''))
     return said
 
-# %% ../nbs/93_practice.ipynb #3d90d17e
+# %% ../nbs/93_practice.ipynb #bd203bfa
 def _backup(path):
     "Copy a file to the first free name of NAME.bak, NAME.bak2, …"
     from mnist_sgd.data import write_file
@@ -390,43 +408,45 @@ def _backup(path):
         number += 1
         backup = path.with_name(f'{path.name}.bak{number}')
     try: old = path.read_bytes()
-    except OSError as e: raise ValueError(f"cannot keep {path} as a backup ({e.strerror}); it is left as it is") from e
+    except OSError as e:
+        raise ValueError(f"cannot keep {path} as a backup ({e.strerror}); it is left as it is") from e
     write_file(backup, lambda f: f.write(old))
     return backup
 
-# %% ../nbs/93_practice.ipynb #cd7c4fe0
+# %% ../nbs/93_practice.ipynb #8d62f603
 def _verdict(cell):
     "The first word of the verdict that a cell shows, 'stopped' after an error, or ''."
     for output in cell.get('outputs') or []:
         if output.get('output_type') == 'error': return 'stopped'
-        text = (output.get('data') or {}).get('text/plain', '')
-        found = re.match('(right|wrong|open):', text if isinstance(text, str) else ''.join(map(str, text)))
+        found = re.match('(right|wrong|open):', _text((output.get('data') or {}).get('text/plain', '')))
         if found: return found[1]
     return ''
 
-# %% ../nbs/93_practice.ipynb #0197ae9d
+# %% ../nbs/93_practice.ipynb #09f574ec
 def _score_copy(name, nb):
     "The row of a practice copy, and {task: verdict} for what is not done."
     cells = [cell for cell in nb['cells'] if cell['cell_type'] == 'code']
-    verdicts = {task: next((_verdict(cell) for cell in cells if task.call() in _source(cell)), 'gone')
-                for task in tasks(_read(name))}
-    def count(kind, *wanted):
-        return sum(task.kind == kind and (not wanted or v in wanted) for task,v in verdicts.items())
-    notes = [f'{what}: {n}' for verdict,what in (('gone', 'cells gone'), ('stopped', 'cells stopped by an error'))
-             if (n := list(verdicts.values()).count(verdict))]
-    row = {'notebook': name,
-           'asked': count('predict'), 'answered': count('predict', 'right', 'wrong'), 'right': count('predict', 'right'),
-           'to write': count('write'), 'written': count('write', 'right'),
-           'to mend': count('mend'), 'mended': count('mend', 'right'), 'notes': ', '.join(notes)}
+    verdicts = {}
+    for task in tasks(_read(name)):
+        found = [_verdict(cell) for cell in cells if task.call() in _text(cell['source'])]
+        verdicts[task] = found[0] if found else 'gone'
+    def count(kind, *wanted): return sum(t.kind == kind and v in wanted for t,v in verdicts.items())
+    def asked(kind): return sum(task.kind == kind for task in verdicts)
+    row = {'notebook': name, 'asked': asked('predict'), 'answered': count('predict', 'right', 'wrong'),
+           'right': count('predict', 'right'), 'to write': asked('write'),
+           'written': count('write', 'right'), 'to mend': asked('mend'), 'mended': count('mend', 'right')}
+    broken = {'cells gone': 'gone', 'cells stopped by an error': 'stopped'}
+    numbers = {what: list(verdicts.values()).count(verdict) for what,verdict in broken.items()}
+    row['notes'] = ', '.join(f'{what}: {n}' for what,n in numbers.items() if n)
     return row, {task: verdict for task,verdict in verdicts.items() if verdict != 'right'}
 
-# %% ../nbs/93_practice.ipynb #5f67871d
+# %% ../nbs/93_practice.ipynb #2432ee17
 def score(
     folder:Path, # with practice copies, saved by Jupyter
 )->list: # a dict for each: counts by column, 'notes' on what is broken, and 'left', {task: verdict}
     "Count what is done in the practice copies of a folder. Raises ValueError if it has none."
     folder = Path(folder)
-    if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name the one with your practice copies")
+    if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name that of your copies")
     rows, names = [], list(walk())
     for path in sorted(folder.glob('*.ipynb')):
         try:
@@ -435,31 +455,35 @@ def score(
             if name is None and path.stem not in names: continue # a notebook of the learner's own
             name = name or path.stem
             row, left = _score_copy(name, nb)
-            if path.stem != name: row['notes'] = f"is called {path.name}{row['notes'] and ', '}{row['notes']}"
+            if path.stem != name: row['notes'] = f"is called {path.name} {row['notes']}".strip()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             row, left = {'notebook': path.stem, 'notes': f'cannot be read ({type(e).__name__})'}, {}
         rows.append(row | {'left': left})
     if not rows:
-        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice {folder} writes them")
+        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice {folder} writes it")
     present = {row['notebook'] for row in rows}
-    return rows + [{'notebook': name, 'notes': 'no copy in this folder', 'left': {}} for name in names if name not in present]
+    absent = {'notes': 'no copy in this folder', 'left': {}}
+    return rows + [{'notebook': name} | absent for name in names if name not in present]
 
-# %% ../nbs/93_practice.ipynb #0aa3e08c
+# %% ../nbs/93_practice.ipynb #8f488148
 def score_table(
     rows:list, # what `score` returns
 )->str: # a few lines of text
     "The score as a table, and what to look at next."
     columns = ('asked', 'answered', 'right', 'to write', 'written', 'to mend', 'mended')
     width = max(len(row['notebook']) for row in rows) + 2
-    def line(name, counts, notes): return f"{name:{width}}{''.join(f'{c:>10}' for c in counts)}  {notes}".rstrip()
+    def line(name, counts, notes=''):
+        return f"{name:{width}}{''.join(f'{c:>10}' for c in counts)}  {notes}".rstrip()
     counts = [[row.get(c, '-') for c in columns] for row in rows]
     total = [sum(n for n in column if n != '-') for column in zip(*counts)]
-    lines = [line('notebook', columns, ''),
-             *[line(row['notebook'], n, row['notes']) for row,n in zip(rows, counts)], line('all', total, '')]
+    lines = [line('notebook', columns),
+             *[line(row['notebook'], c, row['notes']) for row,c in zip(rows, counts)],
+             line('all', total)]
     done, todo = total[2] + total[4] + total[6], total[0] + total[3] + total[5]
     lines.append(f'\n{done} of {todo} done' + (f', {done/todo:.0%}.' if todo else '.'))
-    unfinished = next((row for row in rows if row['left']), None)
-    if unfinished:
+    unfinished = [row for row in rows if row['left']]
+    if unfinished: # go on where something has been done
+        unfinished = next((row for row in unfinished if any(row['left'].values())), unfinished[0])
         lines.append(f"Look at next, in {unfinished['notebook']}:")
         for task,verdict in list(unfinished['left'].items())[:3]:
             what = {'predict': task.ask, 'write': f'write `{task.name}`',
@@ -467,14 +491,16 @@ def score_table(
             lines.append(f"  {what} ({verdict or 'not run yet'})")
     return '\n'.join(lines)
 
-# %% ../nbs/93_practice.ipynb #c82522ba
+# %% ../nbs/93_practice.ipynb #a10d9af0
 def _parser():
     parser = argparse.ArgumentParser('mnist_sgd_practice', description=
-        "Write practice copies of the notebooks of mnist_sgd, in which you predict before you run, or score them.")
-    parser.add_argument('folder', metavar='DEST', help="folder of your copies; files that are there stay as they are")
+        "Write practice copies of the notebooks of mnist_sgd, in which you predict before you run.")
+    parser.add_argument('folder', metavar='DEST', help="folder for them; what is there is left alone")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument('--force', action='store_true', help="write all anew, and keep the old as NAME.ipynb.bak")
-    group.add_argument('--score', action='store_true', help="count what is done in the saved copies")
+    group.add_argument('--force', action='store_true',
+                       help="write all anew, and keep the old as NAME.ipynb.bak")
+    group.add_argument('--score', action='store_true',
+                       help="only count what is done in the saved copies")
     return parser
 
 # %% ../nbs/93_practice.ipynb #bb831ae2

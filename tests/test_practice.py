@@ -32,25 +32,34 @@ def repair(line):
 
 
 def fill(name, learner):
-    "A practice copy as `learner`, 'right', 'wrong' or 'blank', leaves it, before it is run."
+    """A practice copy as `learner`, 'right', 'wrong' or 'blank', fills it in.
+
+    The one who is right first runs each question and each function left blank, as learners do.
+    """
     nb = nbformat.from_dict(practice_copy(SOURCES[name], name))
     if learner == 'blank': return nb
-    which = ('right', 'wrong').index(learner)
-    written = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
-    for cell in nb.cells:
-        if cell.cell_type != 'code': continue
+    bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
+    untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
+    cells, nb.cells = nb.cells, []
+    for cell in cells:
+        blank = []
         if cell.id in QUESTIONS[name]:
-            guess = QUESTIONS[name][cell.id][which]
+            guess = QUESTIONS[name][cell.id][learner == 'wrong']
             guess = guess.__name__ if isinstance(guess, type) else repr(guess)
             cell.source = cell.source.replace('guess = ...', f'import torch\nguess = {guess}', 1)
-        elif cell.id in written:
-            function = ast.parse(written[cell.id]).body[-1].name
-            slip = BODIES[name][function][:2] if learner == 'wrong' else ('', '')
-            cell.source = (written[cell.id] + '\n').replace(*slip)
-            assert learner == 'right' or cell.source.strip() != written[cell.id]
+            blank = [untouched[cell.id]]
+        elif cell.id in bodies:
+            function = ast.parse(bodies[cell.id]).body[-1].name
+            cell.source = bodies[cell.id] + '\n'
+            if learner == 'wrong':
+                right_words, wrong_words, _ = BODIES[name][function]
+                assert right_words in cell.source
+                cell.source = cell.source.replace(right_words, wrong_words)
+            blank = [untouched[cell.id], untouched[f'tests-{function}']]
         elif cell.source.startswith('%%mend '):
             first = cell.source.splitlines()[0]
             cell.source = f'{first}\n' + ('"no repair"' if learner == 'wrong' else repair(first.split()[1]))
+        nb.cells += [*(blank if learner == 'right' else []), cell]
     return nb
 
 
@@ -58,6 +67,7 @@ def run_copy(name, learner, folder):
     nb = fill(name, learner)
     NotebookClient(nb, timeout=300, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
                    resources={'metadata': {'path': str(folder)}}).execute()
+    nb.cells = [cell for cell in nb.cells if not cell.id.endswith('-blank')]
     nbformat.write(nb, folder/f'{name}.ipynb')
 
 
@@ -113,7 +123,7 @@ def test_wrong_answers_are_told_with_the_true_value_and_the_reason(done):
 @pytest.mark.parametrize('name, function', [(n, f) for n in NAMES for f in BODIES[n]])
 def test_tests_of_a_function_say_what_is_wrong(done, name, function):
     verdict = shown(done['wrong'], name)[f'tests-{function}']
-    assert verdict.startswith('wrong:\nWhat is still wrong:\n') and BODIES[name][function][2] in verdict
+    assert verdict.startswith('wrong:\nThis does not hold yet:\n') and BODIES[name][function][2] in verdict
     assert verdict.endswith(f"The notebook goes on with the library's `{function}`.")
 
 
@@ -162,7 +172,7 @@ def test_each_test_of_a_function_says_in_words_what_it_wants(name):
         lines = code_of(cell).splitlines()
         for statement in ast.parse(code_of(cell)).body:
             if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith('test_'):
-                assert ' # ' in lines[statement.end_lineno - 1]
+                assert lines[statement.lineno - 2].startswith('# ')
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -244,7 +254,7 @@ def test_try_function_goes_on_with_the_function_of_a_learner_who_is_right():
     def mine(x): return x + x
     def library(x): return 2*x
     names = {'double': mine}
-    assert try_function('double', 'assert double(2) == 4 # twice', names, library).status == 'right'
+    assert try_function('double', '# twice\nassert double(2) == 4', names, library).status == 'right'
     assert names['double'] is mine
 
 
@@ -252,8 +262,8 @@ def test_try_function_goes_on_with_the_function_of_a_learner_who_is_right():
 def test_try_function_with_anything_goes_on_with_the_library(mine):
     def library(x): return 2*x
     names = {'double': mine}
-    verdict = try_function('double', 'four = double(2)\nassert four == 4 # twice', names, library)
-    assert verdict.status == 'wrong' and any(line.startswith('twice (`') for line in verdict.lines)
+    verdict = try_function('double', 'four = double(2)\n# twice\nassert four == 4', names, library)
+    assert verdict.status == 'wrong' and verdict.lines[-2].startswith('• twice (`')
     assert names['double'] is library and names['four'] == 4 # what the tests define is there for later cells
 
 
@@ -296,7 +306,8 @@ def marked(*sources):
 @pytest.mark.parametrize('source, message', [
     ('#| predict: q\n#| ask: What?\n1', 'needs a name, ask and why'), ('#| predict: q\n#| why: So.\n1', 'needs a name, ask and why'),
     ('#| predict: two words\n#| ask: What?\n#| why: So.\n1', 'needs a name, ask and why'),
-    ('#| predict: q\n#| ask: What?\n#| why: So.\nx = 1', 'q: the last line is no expression'), ('#| mend: 1\nx = 1', "no misprint '1'")])
+    ('#| predict: q\n#| ask: What?\n#| why: So.\nx = 1', 'q: the last line is no expression'), ('#| mend: 1 it\nx = 1', "no misprint '1'"),
+    ('#| mend: 25\nx = 1', 'mend needs a line and what it should give')])
 def test_marks_that_lack_something_are_refused(source, message):
     with pytest.raises(ValueError, match=message): practice_copy(marked(source), 'example')
 
