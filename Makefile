@@ -2,13 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
-.PHONY: build/readme help setup run test notebooks-test outputs-test export-test readme-test lab notebooks bench readme test-latest clean
+.PHONY: build/readme help setup run test notebooks-test outputs-test export-test readme-test lab practice notebooks bench readme test-latest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
 	@echo 'make test          every notebook and its saved outputs, the export, the README, and the tests'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
+	@echo 'make practice      JupyterLab on practice copies of them, in the folder my_practice'
 	@echo 'make notebooks     run every notebook from top to bottom and save its outputs'
 	@echo 'make readme        make README.md from nbs/index.ipynb'
 	@echo 'make bench         speed and memory, as ratios'
@@ -46,6 +47,10 @@ export-test: setup
 lab: setup
 	$(BIN)/jupyter lab nbs
 
+practice: setup
+	$(BIN)/mnist_sgd_practice my_practice
+	$(BIN)/jupyter lab my_practice
+
 notebooks: setup
 	$(BIN)/python -c 'from mnist_sgd.data import mnist_sample; mnist_sample()'
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN $(NOTEBOOKS)
@@ -61,7 +66,7 @@ build/readme: setup
 	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir $@ --output README --log-level=ERROR \
 	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input --TagRemovePreprocessor.remove_cell_tags=remove_cell \
 	  --ExtractOutputPreprocessor.output_filename_template='climb{extension}' --NbConvertApp.output_files_dir=nbs/images
-	sed -e 's#](\([0-9][0-9a-z_]*\.ipynb\))#](nbs/\1)#' -e 's/!\[png\]/![Accuracy on the validation set after each epoch]/' $@/README.md > $@/linked && mv $@/linked $@/README.md
+	sed -e 's#](\([0-9][0-9a-z_]*\.ipynb\))#](nbs/\1)#' -e 's#](images/#](nbs/images/#' -e 's/!\[png\]/![Accuracy on the validation set after each epoch]/' $@/README.md > $@/linked && mv $@/linked $@/README.md
 
 readme: build/readme
 	mkdir -p nbs/images

@@ -29,29 +29,30 @@ class Verdict:
         return (f'<div style="border-left: 4px solid {colour}; padding: .2em .8em">'
                 f'<b style="color: {colour}">{word}</b> {"<br>".join(lines)}</div>')
 
-# %% ../nbs/93_practice.ipynb #0528ea73
+# %% ../nbs/93_practice.ipynb #c8fa952d
 def _plain(x):
     "A value in Python's own numbers, texts and lists; an exception is its name."
     if isinstance(x, BaseException): return type(x).__name__
     if isinstance(x, type): return x.__name__
     if hasattr(x, 'tolist'): x = x.tolist()
-    if isinstance(x, (list, tuple)): return [_plain(o) for o in x]
+    if isinstance(x, tuple): return tuple(map(_plain, x))
+    if isinstance(x, list): return list(map(_plain, x))
     return x if x is None or isinstance(x, (bool, int, float, str)) else str(x)
 
-# %% ../nbs/93_practice.ipynb #8422746f
+# %% ../nbs/93_practice.ipynb #d2ef7396
 def _kind(plain, truth):
     "The kind of a plain value, in words for a learner."
     if isinstance(truth, BaseException): return "the name of an exception, or None"
     for kind,words in ((bool, "True or False"), ((int, float), "a number"), (str, "a text"),
-                       (list, "a list or tuple")):
+                       ((list, tuple), "a list or tuple")):
         if isinstance(plain, kind): return words
     return "the name of an exception, or None"
 
-# %% ../nbs/93_practice.ipynb #9ea7dcf0
+# %% ../nbs/93_practice.ipynb #2bf1e467
 def _same(guess, truth, within):
     "Whether two plain values are the same, numbers up to `within`."
-    if isinstance(truth, list):
-        return (isinstance(guess, list) and len(guess) == len(truth)
+    if isinstance(truth, (list, tuple)):
+        return (isinstance(guess, (list, tuple)) and len(guess) == len(truth)
                 and all(_same(g, t, within) for g,t in zip(guess, truth)))
     if isinstance(truth, str):
         return isinstance(guess, str) and guess.strip().lower() == truth.strip().lower()
@@ -61,7 +62,7 @@ def _same(guess, truth, within):
         guess, truth, rel_tol=1e-6, abs_tol=within)
     except OverflowError: return False # a whole number that no float can hold
 
-# %% ../nbs/93_practice.ipynb #ac003b5f
+# %% ../nbs/93_practice.ipynb #e07f6394
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
@@ -78,12 +79,14 @@ def grade(
     if not (isinstance(mine, str) or mine is None if names else _kind(mine, None) == kind):
         return Verdict('wrong', (f"The answer is {kind}. The true value stays hidden: guess again.",))
     status = 'right' if _same(mine, true, within) else 'wrong'
-    return Verdict(status, (f"Your guess: `{_short(mine)}`. The true value: `{_short(true)}`.", why))
+    values = f"Your guess: `{_short(mine)}`. The true value: `{_short(true)}`."
+    return Verdict(status, (values, why) if why else (values,))
 
-# %% ../nbs/93_practice.ipynb #f2bdaa12
+# %% ../nbs/93_practice.ipynb #e1853238
 def _short(plain):
     "A plain value as text that fits on a line."
-    if isinstance(plain, list): text = '[' + ', '.join(map(_short, plain)) + ']'
+    if isinstance(plain, tuple): text = f"({', '.join(map(_short, plain))}{',' * (len(plain) == 1)})"
+    elif isinstance(plain, list): text = f"[{', '.join(map(_short, plain))}]"
     else: text = f'{plain:.5g}' if isinstance(plain, float) else str(plain)
     return text if len(text) <= 200 else text[:200] + '…'
 
@@ -242,7 +245,7 @@ def _mend_cells(task):
                   f"**Mend this.** Line {misprint.line} of the notes should give {task.ask}. {how}."),
             _cell('code', id, task.call() + _to_mend(misprint))]
 
-# %% ../nbs/93_practice.ipynb #d1233739
+# %% ../nbs/93_practice.ipynb #217b7ff3
 def practice_copy(
     nb:dict, # a notebook of the walk, as JSON
     name:str, # its name, such as '00_data'
@@ -259,8 +262,8 @@ def practice_copy(
             if len(cells) == 1:
                 cells += [_cell('markdown', 'how', _HOW), _cell('code', 'start', start)]
             continue
-        if not code or 'hide' in marks: continue
         todo = _cell_tasks(marks)
+        if not code or 'hide' in marks or not todo and _only_tests(code): continue
         after_question = 'predict' in todo
         if 'predict' in todo:
             number += 1
@@ -272,8 +275,7 @@ def practice_copy(
             name_of_it = ast.parse(code).body[-1].name
             cells.append(_cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name_of_it}`.'))
             cells.append(_cell('code', id, _to_write(code, marks['write'].split())))
-        elif 'code-fold' in marks or _only_tests(code):
-            cells.append(_cell('code', id, code, jupyter={'source_hidden': True}))
+        elif 'code-fold' in marks: cells.append(_cell('code', id, code, jupyter={'source_hidden': True}))
         else: cells.append(_cell('code', id, code))
         if 'mend' in todo: cells += _mend_cells(todo['mend'])
     return {'cells': cells, 'nbformat': 4, 'nbformat_minor': 5, 'metadata': {
@@ -465,7 +467,7 @@ def score(
     absent = {'notes': 'no copy in this folder', 'left': {}}
     return rows + [{'notebook': name} | absent for name in names if name not in present]
 
-# %% ../nbs/93_practice.ipynb #8f488148
+# %% ../nbs/93_practice.ipynb #52b19a54
 def score_table(
     rows:list, # what `score` returns
 )->str: # a few lines of text
@@ -486,8 +488,7 @@ def score_table(
         unfinished = next((row for row in unfinished if any(row['left'].values())), unfinished[0])
         lines.append(f"Look at next, in {unfinished['notebook']}:")
         for task,verdict in list(unfinished['left'].items())[:3]:
-            what = {'predict': task.ask, 'write': f'write `{task.name}`',
-                    'mend': f'mend line {task.name} of the notes'}[task.kind]
+            what = {'predict': task.ask, 'write': f'write {task.name}', 'mend': f'mend {task.ask}'}[task.kind]
             lines.append(f"  {what} ({verdict or 'not run yet'})")
     return '\n'.join(lines)
 

@@ -409,7 +409,7 @@ def test_table_says_what_to_look_at_next(done, copies):
     assert [line.split()[0] for line in table[1:8]] == [*NAMES, 'all'] and '0 of 113 done, 0%.' in table
     assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('comes second when they are sorted? (open)')
     damage(copies, '03_linear_model', lambda nb: cell_of(nb, 'tests-calc_grad').update(outputs=[]))
-    assert score_table(score(copies)).endswith('Look at next, in 03_linear_model:\n  write `calc_grad` (not run yet)')
+    assert score_table(score(copies)).endswith('Look at next, in 03_linear_model:\n  write calc_grad (not run yet)')
 
 
 def run(*args): return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True)
