@@ -53,7 +53,7 @@ def init_params(
     check_device(device)
     return (torch.randn(size, generator=generator)*std).to(device).requires_grad_()
 
-# %% ../nbs/03_linear_model.ipynb #fe54abb7
+# %% ../nbs/03_linear_model.ipynb #64869f53
 def skip_draws(
     n:int, # how many draws of 32 bits to pass over
     seed:int=42, # where the stream begins

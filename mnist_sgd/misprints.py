@@ -34,9 +34,9 @@ def _data():
         data[name] = (data['train_x']@init_params((28*28, 1)) + init_params(1)).detach()
     return data
 
-# %% ../nbs/92_misprints.ipynb #8148e0fe
+# %% ../nbs/92_misprints.ipynb #9dd5e82f
 _NOTES = """
-import pandas as pd
+import numpy as np, pandas as pd, torch.nn.functional as F
 from fastai.basics import SGD, DataLoader, DataLoaders, Learner, first, nn, tensor, torch
 from PIL import Image
 im3_t = tensor(Image.open(threes[1]))
@@ -124,7 +124,7 @@ class Misprint:
             raise ValueError("noticed_by must be 'interpreter', 'shape' or 'number', "
                              f"got {self.noticed_by!r}")
 
-# %% ../nbs/92_misprints.ipynb #2a72b6aa
+# %% ../nbs/92_misprints.ipynb #101852e9
 _EXAMPLE = """def mnist_loss(predictions, targets):
     return torch.where(targets==1, 1-predictions, predictions).mean()
 preds, trgts = tensor([0.9, 0.4, 0.2]), tensor([1,0,1])
@@ -302,13 +302,17 @@ _INTERPRETER = [
         'AttributeError', 'tensor(0.2021)',
         "Without () you hold the method itself, not what it returns."),
     Misprint(33,
-        "torch.stack([tensor(Image.open(o) for o in (path/'valid'/'3').ls())])",
-        "torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'3').ls()]).shape",
+        "valid_3_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'3').ls())])\n"
+        "valid_3_tens.shape",
+        "valid_3_tens = torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'3').ls()])\n"
+        "valid_3_tens.shape",
         'TypeError', 'torch.Size([1010, 28, 28])',
         "One bracket in the wrong place, and tensor gets the loop instead of an image."),
     Misprint(34,
-        "torch.stack([tensor(Image.open(o) for o in (path/'valid'/'7').ls())])",
-        "torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'7').ls()]).shape",
+        "valid_7_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'7').ls())])\n"
+        "valid_7_tens.shape",
+        "valid_7_tens = torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'7').ls()])\n"
+        "valid_7_tens.shape",
         'TypeError', 'torch.Size([1028, 28, 28])',
         "Line 33 once more."),
     Misprint(52,
@@ -345,8 +349,8 @@ _INTERPRETER = [
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
         "    p.grad_zero_()",
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
-        "    p.grad.zero_()\nbias.grad",
-        'AttributeError', 'tensor([0.])',
+        "    p.grad.zero_()\nbias.grad is None or bias.grad.item() == 0",
+        'AttributeError', 'True',
         "A dot, not an underscore: grad is a tensor, and zero_ is a method of it."),
     Misprint(244,
         "validate_epoch()",

@@ -6,11 +6,12 @@
 __all__ = ['Verdict', 'grade', 'Task', 'tasks', 'practice_copy', 'walk', 'try_function', 'try_repair', 'start', 'write_copies',
            'score', 'score_table', 'main']
 
-# %% ../nbs/93_practice.ipynb #fadb1eb0
-import argparse, ast, difflib, dis, html, inspect, json, math, re
+# %% ../nbs/93_practice.ipynb #406de041
+import argparse, ast, difflib, dis, html, inspect, json, math, re, shlex, traceback
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 
 # %% ../nbs/93_practice.ipynb #75a1564d
@@ -29,81 +30,89 @@ class Verdict:
         return (f'<div style="border-left: 4px solid {colour}; padding: .2em .8em">'
                 f'<b style="color: {colour}">{word}</b> {"<br>".join(lines)}</div>')
 
-# %% ../nbs/93_practice.ipynb #c8fa952d
+# %% ../nbs/93_practice.ipynb #a99261db
 def _plain(x):
-    "A value in Python's own numbers, texts and lists; an exception is its name."
+    "A value in Python's own numbers, texts, tuples and lists. Raises TypeError for what is none."
     if isinstance(x, BaseException): return type(x).__name__
     if isinstance(x, type): return x.__name__
-    if hasattr(x, 'tolist'): x = x.tolist()
+    if x is None or isinstance(x, (str, bool)): return x
+    if isinstance(x, Real):
+        try: return float(x) if not isinstance(x, int) or math.isinf(float(x)) else x
+        except OverflowError: return math.inf # a whole number that no float can hold
     if isinstance(x, tuple): return tuple(map(_plain, x))
     if isinstance(x, list): return list(map(_plain, x))
-    return x if x is None or isinstance(x, (bool, int, float, str)) else str(x)
+    if type(x).__name__.lower().endswith('dtype'): return str(x).removeprefix('torch.')
+    if hasattr(x, 'tolist') and math.prod(x.shape) < 1000: return _plain(x.tolist())
+    raise TypeError(f"a guess is a number, a text, a list, ..., but not a {type(x).__name__}")
 
-# %% ../nbs/93_practice.ipynb #d2ef7396
-def _kind(plain, truth):
-    "The kind of a plain value, in words for a learner."
-    if isinstance(truth, BaseException): return "the name of an exception, or None"
-    for kind,words in ((bool, "True or False"), ((int, float), "a number"), (str, "a text"),
-                       ((list, tuple), "a list or tuple")):
-        if isinstance(plain, kind): return words
-    return "the name of an exception, or None"
+# %% ../nbs/93_practice.ipynb #800646ab
+_KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text",
+          tuple: "a list or tuple", list: "a list or tuple",
+          type(None): "the name of an exception, or None"}
 
-# %% ../nbs/93_practice.ipynb #2bf1e467
+# %% ../nbs/93_practice.ipynb #2209a99b
 def _same(guess, truth, within):
     "Whether two plain values are the same, numbers up to `within`."
-    if isinstance(truth, (list, tuple)):
-        return (isinstance(guess, (list, tuple)) and len(guess) == len(truth)
+    if isinstance(truth, (tuple, list)):
+        return (isinstance(guess, (tuple, list)) and len(guess) == len(truth)
                 and all(_same(g, t, within) for g,t in zip(guess, truth)))
-    if isinstance(truth, str):
-        return isinstance(guess, str) and guess.strip().lower() == truth.strip().lower()
-    if truth is None or bool in (type(truth), type(guess)): return guess is truth
-    if not isinstance(guess, (int, float)): return False
-    try: return guess == truth or guess != guess and truth != truth or math.isclose(
-        guess, truth, rel_tol=1e-6, abs_tol=within)
-    except OverflowError: return False # a whole number that no float can hold
+    if isinstance(truth, str) and isinstance(guess, str):
+        return guess.strip().lower() == truth.strip().lower()
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (guess, truth))
+    if not numbers: return guess is truth
+    if math.isnan(truth): return math.isnan(guess)
+    rounding = 0 if isinstance(guess, int) and isinstance(truth, int) else 1e-6
+    return math.isclose(guess, truth, rel_tol=rounding, abs_tol=within*(1 + 1e-9))
 
-# %% ../nbs/93_practice.ipynb #e07f6394
+# %% ../nbs/93_practice.ipynb #bcec4148
+def _short(plain, digits=6):
+    "A plain value as text that fits on a line."
+    if isinstance(plain, float): return f'{plain:.{digits}g}'
+    if isinstance(plain, list): return f"[{', '.join(_short(x, digits) for x in plain)}]"[:200]
+    if isinstance(plain, tuple):
+        comma = ',' * (len(plain) == 1)
+        return f"({', '.join(_short(x, digits) for x in plain)}{comma})"[:200]
+    return repr(plain)[:200].replace('`', "'") # a backtick would end the code
+
+# %% ../nbs/93_practice.ipynb #fbfb5ad4
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
     why:str='', # one sentence that says why the truth is what it is
     within:float=0., # how far from the truth a right number may be
 )->Verdict: # 'right' or 'wrong' with both values and `why`, or 'open', which reveals nothing
-    "Compare a guess with the true value. Raises ValueError if `within` is negative or no number."
-    if not within >= 0: raise ValueError(f"within must be 0 or more, got {within!r}")
+    "Compare a guess with the true value. Raises ValueError: `within` below 0, TypeError: odd truth."
+    if not isinstance(within, Real) or not 0 <= within < math.inf:
+        raise ValueError(f"within must be a number from 0, got {within!r}")
     if guess is ...:
         return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
-    mine, true = _plain(guess), _plain(truth)
-    kind = _kind(true, truth)
-    names = kind.startswith('the name')
-    if not (isinstance(mine, str) or mine is None if names else _kind(mine, None) == kind):
+    true, about_errors = _plain(truth), truth is None or isinstance(truth, BaseException)
+    kind = _KINDS[type(None) if about_errors else type(true)]
+    try:
+        mine = _plain(guess)
+        if about_errors and mine in ('None', 'none'): mine = None
+        fits = isinstance(mine, str) or mine is None if about_errors else _KINDS[type(mine)] == kind
+    except Exception: fits = False # a guess may be any object, with methods that fail
+    if not fits:
         return Verdict('wrong', (f"The answer is {kind}. The true value stays hidden: guess again.",))
-    status = 'right' if _same(mine, true, within) else 'wrong'
-    values = f"Your guess: `{_short(mine)}`. The true value: `{_short(true)}`."
-    return Verdict(status, (values, why) if why else (values,))
-
-# %% ../nbs/93_practice.ipynb #e1853238
-def _short(plain):
-    "A plain value as text that fits on a line."
-    if isinstance(plain, tuple): text = f"({', '.join(map(_short, plain))}{',' * (len(plain) == 1)})"
-    elif isinstance(plain, list): text = f"[{', '.join(map(_short, plain))}]"
-    else: text = f'{plain:.5g}' if isinstance(plain, float) else str(plain)
-    return text if len(text) <= 200 else text[:200] + '…'
-
-# %% ../nbs/93_practice.ipynb #31145bdb
-def _marks(cell):
-    "The `#|` lines on top of a code cell, as {name: text}, and the code below them."
-    if cell['cell_type'] != 'code': return {}, _text(cell['source'])
-    lines, marks = _text(cell['source']).splitlines(), {}
-    while lines and lines[0].startswith('#|'):
-        name, _, text = lines.pop(0)[2:].strip().partition(':')
-        marks[name] = f'{marks[name]} {text.strip()}' if name in marks else text.strip()
-    return marks, '\n'.join(lines).strip()
+    right = _same(mine, true, within)
+    digits = 6 if right or _short(mine) != _short(true) else 17
+    values = f"Your guess: `{_short(mine, digits)}`. The true value: `{_short(true, digits)}`."
+    return Verdict('right' if right else 'wrong', (values, why) if why else (values,))
 
 # %% ../nbs/93_practice.ipynb #565f502a
 def _text(lines):
     "A text of a notebook file, which may hold it as a list of lines."
     return lines if isinstance(lines, str) else ''.join(lines)
+
+# %% ../nbs/93_practice.ipynb #1b7edf72
+def _marks(cell):
+    "The `#|` lines on top of a code cell, as {name: text}, and the code below them."
+    lines, marks = _text(cell['source']).splitlines(), {}
+    while cell['cell_type'] == 'code' and lines and lines[0].startswith('#|'):
+        name, _, text = lines.pop(0)[2:].strip().partition(':')
+        marks[name] = f'{marks[name]} {text.strip()}' if name in marks else text.strip()
+    return marks, '\n'.join(lines).strip()
 
 # %% ../nbs/93_practice.ipynb #70ac46a8
 @dataclass(frozen=True)
@@ -151,20 +160,22 @@ def _replace(code, first, last, new):
     lines[first.lineno - 1:last.end_lineno] = [begin + new.encode() + b'\n']
     return b''.join(lines).decode().rstrip('\n')
 
-# %% ../nbs/93_practice.ipynb #7cf35020
+# %% ../nbs/93_practice.ipynb #c9efc4ce
 def _to_predict(task, code):
     "A cell that asks for a guess before it shows the value of its last line."
     last = ast.parse(code).body[-1]
     if not isinstance(last, ast.Expr): raise ValueError(f"{task.name}: the last line is no expression")
     value = ast.get_source_segment(code, last.value)
-    if isinstance(last.value, ast.Tuple) and value[0] != '(': value = f'({value})'
+    if isinstance(last.value, ast.Tuple): value = f'({value})'
     return f"guess = ...\n\n{_replace(code, last, last, f'{task.call()}, guess, {value})')}"
 
-# %% ../nbs/93_practice.ipynb #058a1461
+# %% ../nbs/93_practice.ipynb #f890bb02
 def _to_write(code, methods):
     "The code with the body of its function, or of the named methods of its class, replaced by `...`."
     defined = ast.parse(code).body[-1]
     functions = [f for f in defined.body if getattr(f, 'name', '') in methods] if methods else [defined]
+    if len(functions) != (len(methods) or 1):
+        raise ValueError(f"{defined.name} lacks one of the methods {', '.join(methods)}")
     for f in reversed(functions): # from below, so that the positions above stay true
         body = f.body[1:] if ast.get_docstring(f) is not None else f.body
         code = _replace(code, body[0], body[-1], '...')
@@ -179,24 +190,28 @@ def _misprint(line):
     try: return found[int(which or 1) - 1]
     except (IndexError, ValueError): raise ValueError(f"the notes have no misprint {line!r}") from None
 
-# %% ../nbs/93_practice.ipynb #403f4e89
+# %% ../nbs/93_practice.ipynb #594425ac
 def _to_mend(misprint):
     "The cell of a misprint as it stands, and what its repair has below the end to show the result."
     wrong, right = misprint.wrong.splitlines(), misprint.right.splitlines()
-    *_, (_, i, _, j, _) = difflib.SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
-    return '\n'.join(wrong + right[j + len(wrong) - i:])
+    # the last difference is: lines `a` to `b` of wrong are lines `c` to `d` of right
+    *_, (_, a, b, c, d) = difflib.SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
+    return '\n'.join(wrong + right[c + b - a:d])
 
-# %% ../nbs/93_practice.ipynb #3af2caff
+# %% ../nbs/93_practice.ipynb #0f0dc107
 _HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells
 from top to bottom. Lines that begin with `#|`, of which the text speaks at times, are for tools and
 are left out here.
 
 - **Question**: put your guess in place of `...` and run the cell. It says whether you are right, and
-  why. As long as you leave the dots, it gives nothing away. Text that would do so is folded: open it
-  when you have answered.
+  why. As long as you leave the dots, it gives nothing away. The text below that would is folded: open
+  it when you have answered. A shape is a tuple, such as `(5, 28)`, with a single axis `(5,)`; a word is
+  a text, such as `'up'`; an exception is its name, such as `'ValueError'`.
 - **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it.
-  They say what does not hold yet. If you skip it, the notebook goes on with the library's own function.
-- **Mend this**: a line from the notes that this course grew from, as it stands there. Put it right.
+  They say what does not hold yet. If you skip it, run the tests all the same: they put the library's
+  own function in its place.
+- **Mend this**: a line from the notes that this course grew from, as it stands there. Put it right. It
+  runs by itself, with the names that the notes had defined up to there, not with yours.
 
 If you come back to a question later, run all cells above it first (in the menu *Run*): names change
 their meaning on the way.
@@ -210,22 +225,21 @@ def _cell(kind, id, source, **metadata):
     cell = {'cell_type': kind, 'id': id, 'metadata': metadata, 'source': source}
     return cell if kind == 'markdown' else cell | {'execution_count': None, 'outputs': []}
 
-# %% ../nbs/93_practice.ipynb #7c14e7cf
+# %% ../nbs/93_practice.ipynb #32215a91
 def _folded(id, text):
-    "Cells with a text that is folded up to its first heading."
-    answer, heading, rest = re.match(r'(.*?)(^#+ |\Z)(.*)', text, re.DOTALL | re.MULTILINE).groups()
-    cells = []
-    if answer.strip():
-        summary = "<summary>Read on when you have answered</summary>"
-        cells.append(_cell('markdown', id, f"<details>{summary}\n\n{answer.strip()}\n\n</details>"))
-    if heading: cells.append(_cell('markdown', f'{id}-rest', heading + rest))
-    return cells
+    "Cells with a text, its first paragraph folded."
+    answer, _, rest = text.partition('\n\n')
+    if answer.startswith('#'): return [_cell('markdown', id, text)] # a heading gives nothing away
+    summary = "<summary>Read on when you are done</summary>"
+    folded = _cell('markdown', id, f"<details>{summary}\n\n{answer}\n\n</details>")
+    return [folded, _cell('markdown', f'{id}-rest', rest)] if rest else [folded]
 
-# %% ../nbs/93_practice.ipynb #27081279
-def _only_tests(code):
-    "Whether code does nothing but test."
-    return all(isinstance(s, ast.Assert) or isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)
-               and getattr(s.value.func, 'id', '').startswith('test_') for s in ast.parse(code).body)
+# %% ../nbs/93_practice.ipynb #e94a5738
+def _is_test(statement):
+    "Whether a statement is an assert, or a call of one of the functions test_eq, test_close, …"
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(statement, ast.Assert) or (
+        isinstance(call, ast.Call) and getattr(call.func, 'id', '').startswith('test_'))
 
 # %% ../nbs/93_practice.ipynb #d81281fe
 def _predict_cells(task, code, number):
@@ -233,6 +247,14 @@ def _predict_cells(task, code, number):
     within = f' (Right if within {task.within:g}.)' if task.within else ''
     return [_cell('markdown', f'{task.name}-ask', f'**Question {number}.** {task.ask}{within}'),
             _cell('code', task.name, _to_predict(task, code))]
+
+# %% ../nbs/93_practice.ipynb #f3a7a788
+def _write_cells(id, code, methods):
+    "A function to write."
+    name = getattr(ast.parse(code).body[-1], 'name', None)
+    if name is None: raise ValueError(f"a cell to write must end in a function or class, got {code!r}")
+    return [_cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name}`.'),
+            _cell('code', id, _to_write(code, methods))]
 
 # %% ../nbs/93_practice.ipynb #d739c5e4
 def _mend_cells(task):
@@ -245,39 +267,36 @@ def _mend_cells(task):
                   f"**Mend this.** Line {misprint.line} of the notes should give {task.ask}. {how}."),
             _cell('code', id, task.call() + _to_mend(misprint))]
 
-# %% ../nbs/93_practice.ipynb #217b7ff3
+# %% ../nbs/93_practice.ipynb #cf54e166
 def practice_copy(
     nb:dict, # a notebook of the walk, as JSON
     name:str, # its name, such as '00_data'
 )->dict: # a notebook without outputs, the same for the same source
     "The practice copy of a notebook of the walk. Raises ValueError for a mark that it cannot follow."
-    cells, number, after_question = [], 0, False
-    start = f"from mnist_sgd.practice import start\n\ncheck = start('{name}')"
+    cells, number, after_task = [], 0, False
     for cell in nb['cells']:
         marks, code = _marks(cell)
-        id = cell['id']
+        todo, id = _cell_tasks(marks), cell['id']
         if cell['cell_type'] == 'markdown':
             text = re.sub(r'\[([^]]*)\]\(9\d_\w+\.ipynb\)', r'\1', code) # appendices have no copy
-            cells += _folded(id, text) if after_question else [_cell('markdown', id, text)]
-            if len(cells) == 1:
-                cells += [_cell('markdown', 'how', _HOW), _cell('code', 'start', start)]
+            cells += _folded(id, text) if after_task else [_cell('markdown', id, text)]
+            after_task = False
             continue
-        todo = _cell_tasks(marks)
-        if not code or 'hide' in marks or not todo and _only_tests(code): continue
-        after_question = 'predict' in todo
+        mend = _mend_cells(todo['mend']) if 'mend' in todo else []
         if 'predict' in todo:
-            number += 1
-            cells += _predict_cells(todo['predict'], code, number)
-        elif 'write' in todo:
-            task = todo['write']
-            cells.append(_cell('code', f'tests-{task.name}', task.call() + code))
-        elif 'write' in marks:
-            name_of_it = ast.parse(code).body[-1].name
-            cells.append(_cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name_of_it}`.'))
-            cells.append(_cell('code', id, _to_write(code, marks['write'].split())))
-        elif 'code-fold' in marks: cells.append(_cell('code', id, code, jupyter={'source_hidden': True}))
-        else: cells.append(_cell('code', id, code))
-        if 'mend' in todo: cells += _mend_cells(todo['mend'])
+            number, after_task = number + 1, True
+            cells += _predict_cells(todo['predict'], code, number) + mend
+        elif 'tests' in marks:
+            after_task = after_task or bool(mend)
+            cells += [_cell('code', f"tests-{marks['tests']}", todo['write'].call() + code)] + mend
+        elif 'write' in marks: cells += _write_cells(id, code, marks['write'].split())
+        elif code and 'hide' not in marks and not all(map(_is_test, ast.parse(code).body)):
+            folded = {'jupyter': {'source_hidden': True}} if 'code-fold' in marks else {}
+            cells += mend + [_cell('code', id, code, **folded)] # the mended line may stand in it
+    start = f"from mnist_sgd.practice import start\n\ncheck = start('{name}')"
+    cells[1:1] = [_cell('markdown', 'how', _HOW), _cell('code', 'start', start)] # below the title
+    ids = [cell['id'] for cell in cells]
+    if len(set(ids)) < len(ids): raise ValueError(f"{name} has two questions or cells of one name")
     return {'cells': cells, 'nbformat': 4, 'nbformat_minor': 5, 'metadata': {
         'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'},
         'mnist_sgd': {'practice': name}}}
@@ -299,50 +318,55 @@ def _read(name):
     if path is None: raise ValueError(f"{name!r} is no notebook of the walk; write the copies anew")
     return json.loads(path.read_text(encoding='utf-8'))
 
-# %% ../nbs/93_practice.ipynb #429c43eb
-def _steps(func): return [(i.opname, i.argval) for i in dis.get_instructions(func)]
-
-# %% ../nbs/93_practice.ipynb #4fd4779a
+# %% ../nbs/93_practice.ipynb #fc390d0f
 def _unwritten(mine):
-    "Whether the body of a function, or of a method of a class, is still empty."
+    "Whether the body of a function, or of a method of a class, does nothing."
     def empty(): ...
+    def steps(func): return [(i.opname, i.argval) for i in dis.get_instructions(func)]
     functions = vars(mine).values() if isinstance(mine, type) else [inspect.unwrap(mine)]
-    return any(_steps(f) == _steps(empty) for f in functions if inspect.isfunction(f))
+    return any(steps(f) == steps(empty) for f in functions if inspect.isfunction(f))
 
-# %% ../nbs/93_practice.ipynb #79d15a52
+# %% ../nbs/93_practice.ipynb #c724be59
 def _failures(code, names):
     "Run tests one by one, and return for each that fails the comment above it and the error."
     failures, lines = [], code.splitlines()
-    for test in ast.parse(code).body:
-        try: exec(compile(ast.Module([test], []), 'tests', 'exec'), names)
-        except Exception as e:
-            above = lines[test.lineno - 2] if test.lineno > 1 else ''
-            comment = above[2:] if above.startswith('# ') else lines[test.lineno - 1]
-            error = ' '.join(f'{type(e).__name__}: {e}'.split())
-            failures.append(f"• {comment} (`{error[:120].replace('`', '')}`)")
+    for statement in ast.parse(code).body:
+        try: exec(compile(ast.Module([statement], []), 'tests', 'exec'), names)
+        except (Exception, SystemExit) as e:
+            above = lines[:statement.lineno - 1][::-1]
+            what = next((line[2:] for line in above if line.startswith('# ')), lines[statement.lineno - 1])
+            error = ' '.join(''.join(traceback.format_exception_only(e)).split()).replace('`', "'")
+            failures.append(f"• {what} (`{error[:120]}`)")
+            if not _is_test(statement): break # what follows needs it
     return failures
 
-# %% ../nbs/93_practice.ipynb #60b72458
+# %% ../nbs/93_practice.ipynb #6988376a
 def try_function(
     name:str, # of the function or class
     code:str, # its tests, above each a comment that says what must hold
     names:dict, # the notebook's names; the library's function is put there unless the tests pass
     reference, # the library's function or class
-)->Verdict: # 'right', 'wrong' with what is wrong, or 'open' if nothing is written
+)->Verdict: # 'right', 'wrong' with what does not hold, or 'open' if there is nothing to test
     "Test the function that a learner has written."
     mine = names.get(name, reference)
-    unwritten = mine is reference or _unwritten(mine)
-    failures = [] if unwritten else _failures(code, names)
-    if not unwritten and not failures:
+    # a function of the notebook that has the same name has another docstring, or none
+    there = mine is not reference and mine.__doc__ == reference.__doc__
+    passed = False
+    try:
+        failures = _failures(code, names) if there else []
+        passed = there and not failures
+    finally: # also if the learner stops a function that never ends
+        if not passed: names[name] = reference
+    if passed:
         return Verdict('right', (f"Your `{name}` passes its tests, and the notebook goes on with it.",))
-    names[name] = reference
     _failures(code, names)
     goes_on = f"The notebook goes on with the library's `{name}`."
-    if failures: return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
-    not_yet = f"Your `{name}` is not written yet. Write it, run its cell, then this one."
-    return Verdict('open', (not_yet, goes_on))
+    if there and not _unwritten(mine):
+        return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
+    write = "Write its body below its docstring, run its cell, then this one."
+    return Verdict('open', (f"Your `{name}` is not written yet. {write}", goes_on))
 
-# %% ../nbs/93_practice.ipynb #07911f4a
+# %% ../nbs/93_practice.ipynb #d6fd7a50
 def try_repair(
     line:str, # line of the notes, such as '25', or '84.2' for its second misprint
     code:str, # the learner's cell
@@ -357,9 +381,10 @@ def try_repair(
     if code.split() == _to_mend(misprint).split():
         return Verdict('open', ("So it stands in the notes.", gives))
     if value(shown) == value(misprint.gives): return Verdict('right', (gives, misprint.lesson))
-    return Verdict('wrong', (gives, "It should give something else. Keep the last line, which shows it."))
+    keep = "It should give something else. Keep the last line, which shows it."
+    return Verdict('wrong', (gives, keep))
 
-# %% ../nbs/93_practice.ipynb #6a01cce5
+# %% ../nbs/93_practice.ipynb #63ef84a8
 def start(
     name:str, # of the notebook of the walk, such as '00_data'
 ): # `check(name of the question, guess, true value)`, which returns a `Verdict`
@@ -370,43 +395,22 @@ def start(
     questions = {task.name: task for task in tasks(_read(name)) if task.kind == 'predict'}
     module = import_module('mnist_sgd.' + name.partition('_')[2])
     def check(question, guess, truth):
-        task = questions[question]
-        return grade(guess, truth, task.why, task.within)
+        if question not in questions:
+            raise ValueError(f"{name} does not ask {question!r}; write the practice copies anew")
+        return grade(guess, truth, questions[question].why, questions[question].within)
     def tests(line, cell):
+        if not hasattr(module, line): raise ValueError(f"%%tests needs a function, got {line!r}")
         return try_function(line, cell, shell.user_ns, getattr(module, line))
     def mend(line, cell): return try_repair(line, cell)
     for magic in (tests, mend): shell.register_magic_function(magic, 'cell')
     return check
 
-# %% ../nbs/93_practice.ipynb #9b7eb44b
-def write_copies(
-    folder:Path, # where to; made if it is not there
-    force:bool=False, # write anew what is there, and keep the old as NAME.ipynb.bak
-)->list: # a line of text for each notebook
-    "Write the practice copies that `folder` lacks. Raises ValueError where it cannot."
-    from mnist_sgd.data import write_file
-    folder, said = Path(folder), []
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
-    for name in walk():
-        path = folder/f'{name}.ipynb'
-        old = path.exists() or path.is_symlink()
-        if old and not force:
-            said.append(f'{path.name}: is there already, left as it is')
-            continue
-        text = json.dumps(practice_copy(_read(name), name), indent=1, ensure_ascii=False) + '\n'
-        backup = _backup(path) if old else None
-        write_file(path, lambda f: f.write(text.encode()))
-        said.append(f'{path.name}: written' + (f', the old one is {backup.name}' if backup else ''))
-    return said
-
-# %% ../nbs/93_practice.ipynb #bd203bfa
+# %% ../nbs/93_practice.ipynb #8f304d64
 def _backup(path):
     "Copy a file to the first free name of NAME.bak, NAME.bak2, …"
     from mnist_sgd.data import write_file
     number, backup = 1, path.with_name(f'{path.name}.bak')
-    while backup.exists():
+    while backup.exists() or backup.is_symlink():
         number += 1
         backup = path.with_name(f'{path.name}.bak{number}')
     try: old = path.read_bytes()
@@ -415,59 +419,109 @@ def _backup(path):
     write_file(backup, lambda f: f.write(old))
     return backup
 
-# %% ../nbs/93_practice.ipynb #8d62f603
+# %% ../nbs/93_practice.ipynb #6587bd33
+def write_copies(
+    folder:Path, # where to; made if it is not there
+    force:bool=False, # write anew what is there, and keep the old as NAME.ipynb.bak
+): # yields a line of text for each notebook
+    "Write the practice copies that `folder` lacks. Raises ValueError where it cannot."
+    from mnist_sgd.data import write_file
+    folder = Path(folder)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
+    if any(folder.resolve() == path.resolve().parent for path in walk().values()):
+        raise ValueError(f"{folder} holds the notebooks that copies are made from; name another folder")
+    for name in walk():
+        path = folder/f'{name}.ipynb'
+        old = path.exists() or path.is_symlink()
+        if old and not force:
+            yield f'{path.name}: is there already, left as it is'
+            continue
+        text = json.dumps(practice_copy(_read(name), name), indent=1, ensure_ascii=False) + '\n'
+        backup = _backup(path) if old else None
+        write_file(path, lambda f: f.write(text.encode()))
+        yield f'{path.name}: written' + (f', the old one is {backup.name}' if backup else '')
+
+# %% ../nbs/93_practice.ipynb #1a237fee
+_BEST_FIRST = ('right', 'wrong', 'open', 'stopped', '', 'gone') # '' is a cell that has not run
+
+# %% ../nbs/93_practice.ipynb #a321a7c2
 def _verdict(cell):
     "The first word of the verdict that a cell shows, 'stopped' after an error, or ''."
     for output in cell.get('outputs') or []:
         if output.get('output_type') == 'error': return 'stopped'
-        found = re.match('(right|wrong|open):', _text((output.get('data') or {}).get('text/plain', '')))
+        shown = _text((output.get('data') or {}).get('text/plain') or '')
+        found = re.match('(right|wrong|open):', shown)
         if found: return found[1]
     return ''
 
-# %% ../nbs/93_practice.ipynb #09f574ec
-def _score_copy(name, nb):
-    "The row of a practice copy, and {task: verdict} for what is not done."
-    cells = [cell for cell in nb['cells'] if cell['cell_type'] == 'code']
-    verdicts = {}
-    for task in tasks(_read(name)):
-        found = [_verdict(cell) for cell in cells if task.call() in _text(cell['source'])]
-        verdicts[task] = found[0] if found else 'gone'
+# %% ../nbs/93_practice.ipynb #916bb71c
+def _verdicts(name, cells):
+    "{task: verdict} of a practice copy with these cells; what is no cell is passed over."
+    verdicts = {task: 'gone' for task in tasks(_read(name))}
+    for cell in cells:
+        try:
+            source, verdict = _text(cell['source']).replace('"', "'"), _verdict(cell)
+        except (AttributeError, KeyError, TypeError): continue
+        for task,before in verdicts.items():
+            if task.call() in source: verdicts[task] = min(before, verdict, key=_BEST_FIRST.index)
+    return verdicts
+
+# %% ../nbs/93_practice.ipynb #95dc3e4e
+def _row(name, verdicts, notes):
+    "A row of the table, and what is left to do."
     def count(kind, *wanted): return sum(t.kind == kind and v in wanted for t,v in verdicts.items())
     def asked(kind): return sum(task.kind == kind for task in verdicts)
-    row = {'notebook': name, 'asked': asked('predict'), 'answered': count('predict', 'right', 'wrong'),
-           'right': count('predict', 'right'), 'to write': asked('write'),
-           'written': count('write', 'right'), 'to mend': asked('mend'), 'mended': count('mend', 'right')}
-    broken = {'cells gone': 'gone', 'cells stopped by an error': 'stopped'}
-    numbers = {what: list(verdicts.values()).count(verdict) for what,verdict in broken.items()}
-    row['notes'] = ', '.join(f'{what}: {n}' for what,n in numbers.items() if n)
-    return row, {task: verdict for task,verdict in verdicts.items() if verdict != 'right'}
+    return {'notebook': name, 'asked': asked('predict'), 'answered': count('predict', 'right', 'wrong'),
+            'right': count('predict', 'right'), 'to write': asked('write'),
+            'written': count('write', 'right'),
+            'to mend': asked('mend'), 'mended': count('mend', 'right'),
+            'notes': ', '.join(notes), 'left': {t: v for t,v in verdicts.items() if v != 'right'},
+            'begun': bool(set(verdicts.values()) & {'right', 'wrong', 'open', 'stopped'})}
 
-# %% ../nbs/93_practice.ipynb #2432ee17
+# %% ../nbs/93_practice.ipynb #2a514ef1
+def _copies(folder):
+    "{name: [(file name, verdicts)]} of the copies in a folder, and the names of files that are none."
+    found, unreadable = {}, []
+    for path in sorted(folder.glob('*.ipynb')):
+        file = path.name.encode(errors='replace').decode() # a name may be no text
+        try:
+            nb = json.loads(path.read_text(encoding='utf-8-sig')) if path.is_file() else None
+            name = nb['metadata'].get('mnist_sgd', {}).get('practice', path.stem)
+            if name not in walk(): continue # a notebook of the learner's own
+            verdicts = _verdicts(name, nb['cells'])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            unreadable.append(file)
+            continue
+        if set(verdicts.values()) != {'gone'}: found.setdefault(name, []).append((file, verdicts))
+    return found, unreadable
+
+# %% ../nbs/93_practice.ipynb #1b6acdfd
 def score(
     folder:Path, # with practice copies, saved by Jupyter
-)->list: # a dict for each: counts by column, 'notes' on what is broken, and 'left', {task: verdict}
+)->list: # a dict for each notebook: counts by column, 'notes' on what is broken, 'begun', and 'left'
     "Count what is done in the practice copies of a folder. Raises ValueError if it has none."
     folder = Path(folder)
     if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name that of your copies")
-    rows, names = [], list(walk())
-    for path in sorted(folder.glob('*.ipynb')):
-        try:
-            nb = json.loads(path.read_text(encoding='utf-8'))
-            name = nb['metadata'].get('mnist_sgd', {}).get('practice')
-            if name is None and path.stem not in names: continue # a notebook of the learner's own
-            name = name or path.stem
-            row, left = _score_copy(name, nb)
-            if path.stem != name: row['notes'] = f"is called {path.name} {row['notes']}".strip()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            row, left = {'notebook': path.stem, 'notes': f'cannot be read ({type(e).__name__})'}, {}
-        rows.append(row | {'left': left})
-    if not rows:
-        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice {folder} writes it")
-    present = {row['notebook'] for row in rows}
-    absent = {'notes': 'no copy in this folder', 'left': {}}
-    return rows + [{'notebook': name} | absent for name in names if name not in present]
+    found, unreadable = _copies(folder)
+    if not found and not any(Path(file).stem in walk() for file in unreadable):
+        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice writes it")
+    rows = []
+    for name in walk():
+        copies = sorted(found.get(name, []), key=lambda copy: -list(copy[1].values()).count('right'))
+        notes = [f'is called {file}' for file,_ in copies[:1] if file != f'{name}.ipynb']
+        notes += [f'{file} is another copy' for file,_ in copies[1:]]
+        if f'{name}.ipynb' in unreadable: notes.append('cannot be read as a notebook')
+        elif not copies: notes.append('no copy in this folder')
+        verdicts = copies[0][1] if copies else {task: '' for task in tasks(_read(name))}
+        for verdict,what in (('gone', 'cells gone'), ('stopped', 'cells stopped by an error')):
+            number = list(verdicts.values()).count(verdict)
+            if number: notes.append(f'{what}: {number}')
+        rows.append(_row(name, verdicts, notes))
+    return rows
 
-# %% ../nbs/93_practice.ipynb #52b19a54
+# %% ../nbs/93_practice.ipynb #54ef61c1
 def score_table(
     rows:list, # what `score` returns
 )->str: # a few lines of text
@@ -476,35 +530,42 @@ def score_table(
     width = max(len(row['notebook']) for row in rows) + 2
     def line(name, counts, notes=''):
         return f"{name:{width}}{''.join(f'{c:>10}' for c in counts)}  {notes}".rstrip()
-    counts = [[row.get(c, '-') for c in columns] for row in rows]
-    total = [sum(n for n in column if n != '-') for column in zip(*counts)]
+    total = {column: sum(row[column] for row in rows) for column in columns}
     lines = [line('notebook', columns),
-             *[line(row['notebook'], c, row['notes']) for row,c in zip(rows, counts)],
-             line('all', total)]
-    done, todo = total[2] + total[4] + total[6], total[0] + total[3] + total[5]
-    lines.append(f'\n{done} of {todo} done' + (f', {done/todo:.0%}.' if todo else '.'))
+             *[line(row['notebook'], [row[c] for c in columns], row['notes']) for row in rows],
+             line('all', total.values())]
+    done = total['right'] + total['written'] + total['mended']
+    todo = total['asked'] + total['to write'] + total['to mend']
+    lines.append(f'\n{done} of {todo} done, {done/todo:.0%}.')
     unfinished = [row for row in rows if row['left']]
-    if unfinished: # go on where something has been done
-        unfinished = next((row for row in unfinished if any(row['left'].values())), unfinished[0])
-        lines.append(f"Look at next, in {unfinished['notebook']}:")
-        for task,verdict in list(unfinished['left'].items())[:3]:
-            what = {'predict': task.ask, 'write': f'write {task.name}', 'mend': f'mend {task.ask}'}[task.kind]
-            lines.append(f"  {what} ({verdict or 'not run yet'})")
+    if unfinished:
+        row = next((row for row in unfinished if row['begun']), unfinished[0])
+        lines.append(f"Look at next, in {row['notebook']}:")
+        for task,verdict in list(row['left'].items())[:3]:
+            words = {'predict': task.ask, 'write': f'write {task.name}', 'mend': f'mend {task.ask}'}
+            lines.append(f"  {words[task.kind]} ({verdict or 'not run yet'})")
     return '\n'.join(lines)
 
-# %% ../nbs/93_practice.ipynb #a10d9af0
+# %% ../nbs/93_practice.ipynb #1d41fb62
+def _folder(text):
+    "A folder, for argparse."
+    if not text: raise argparse.ArgumentTypeError("must be a folder, got ''")
+    return Path(text)
+
+# %% ../nbs/93_practice.ipynb #e6e3abcf
 def _parser():
     parser = argparse.ArgumentParser('mnist_sgd_practice', description=
-        "Write practice copies of the notebooks of mnist_sgd, in which you predict before you run.")
-    parser.add_argument('folder', metavar='DEST', help="folder for them; what is there is left alone")
+        "Write practice copies of the notebooks of mnist_sgd, in which you predict before you run, "
+        "into the folder DEST. A file that is there already is left as it is.")
+    parser.add_argument('folder', metavar='DEST', type=_folder, help=argparse.SUPPRESS)
     group = parser.add_mutually_exclusive_group()
     group.add_argument('--force', action='store_true',
                        help="write all anew, and keep the old as NAME.ipynb.bak")
     group.add_argument('--score', action='store_true',
-                       help="only count what is done in the saved copies")
+                       help="only count what is done in the copies, as they are saved")
     return parser
 
-# %% ../nbs/93_practice.ipynb #bb831ae2
+# %% ../nbs/93_practice.ipynb #bc6ef7cc
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
@@ -514,7 +575,7 @@ def main(
     try:
         if options.score: print(score_table(score(options.folder)))
         else:
-            print(*write_copies(options.folder, options.force), sep='\n')
-            print(f'Open them with: jupyter lab {options.folder}')
+            for line in write_copies(options.folder, options.force): print(line)
+            print(f'Open them with: jupyter lab {shlex.quote(str(options.folder))}')
     except (ValueError, OSError) as e: parser.exit(2, f'mnist_sgd_practice: {e}\n')
     except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_practice: stopped\n')
