@@ -30,7 +30,7 @@ class Verdict:
         return (f'<div style="border-left: 4px solid {colour}; padding: .2em .8em">'
                 f'<b style="color: {colour}">{word}</b> {"<br>".join(lines)}</div>')
 
-# %% ../nbs/93_practice.ipynb #a99261db
+# %% ../nbs/93_practice.ipynb #658ef10e
 def _plain(x):
     "A value in Python's own numbers, texts, tuples and lists. Raises TypeError for what is none."
     if isinstance(x, BaseException): return type(x).__name__
@@ -43,7 +43,7 @@ def _plain(x):
     if isinstance(x, list): return list(map(_plain, x))
     if type(x).__name__.lower().endswith('dtype'): return str(x).removeprefix('torch.')
     if hasattr(x, 'tolist') and math.prod(x.shape) < 1000: return _plain(x.tolist())
-    raise TypeError(f"a guess is a number, a text, a list, ..., but not a {type(x).__name__}")
+    raise TypeError(f"a {type(x).__name__} cannot be guessed: it is no number, text, list or small tensor")
 
 # %% ../nbs/93_practice.ipynb #800646ab
 _KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text",

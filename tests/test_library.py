@@ -7,7 +7,7 @@ import pytest
 
 import mnist_sgd
 
-WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'run', 'replay', 'misprints']
+WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'run', 'replay', 'misprints', 'practice']
 
 
 def loaded_after(statement):
@@ -24,8 +24,9 @@ def test_steps_before_fastai_do_without_it(module):
     assert not loaded_after(f'import mnist_sgd.{module}') & {'fastai', 'fastcore', 'pandas', 'matplotlib'}
 
 
-def test_command_imports_nothing_heavy_for_its_help():
-    assert not loaded_after('import mnist_sgd.run') & {'torch', 'numpy', 'fastai', 'matplotlib'}
+@pytest.mark.parametrize('module', ['run', 'practice'])
+def test_commands_import_nothing_heavy_for_their_help(module):
+    assert not loaded_after(f'import mnist_sgd.{module}') & {'torch', 'numpy', 'fastai', 'matplotlib'}
 
 
 @pytest.mark.parametrize('module', WALK)
