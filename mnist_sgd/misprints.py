@@ -124,7 +124,7 @@ class Misprint:
             raise ValueError("noticed_by must be 'interpreter', 'shape' or 'number', "
                              f"got {self.noticed_by!r}")
 
-# %% ../nbs/92_misprints.ipynb #101852e9
+# %% ../nbs/92_misprints.ipynb #33becb51
 _EXAMPLE = """def mnist_loss(predictions, targets):
     return torch.where(targets==1, 1-predictions, predictions).mean()
 preds, trgts = tensor([0.9, 0.4, 0.2]), tensor([1,0,1])
@@ -195,13 +195,13 @@ _INTERPRETER = [
     # a name that is not there
     Misprint(5,
         "df = df.DataFrame(im3_t[4:15, 4:15])",
-        "df = pd.DataFrame(im3_t[4:15, 4:15])\ndf.shape",
-        'NameError', '(11, 11)',
+        "df = pd.DataFrame(im3_t[4:15, 4:15])\ndf.shape, int(df.values.sum())",
+        'NameError', '((11, 11), 8595)',
         "What stands to the right of = must exist already."),
     Misprint(8,
         "seven_tensor = [tensor(Image.open(O)) for o in sevens]",
-        "seven_tensor = [tensor(Image.open(o)) for o in sevens]\nseven_tensor[0].shape",
-        'NameError', 'torch.Size([28, 28])',
+        "seven_tensor = [tensor(Image.open(o)) for o in sevens]\nlen(seven_tensor), seven_tensor[0].shape",
+        'NameError', '(6265, torch.Size([28, 28]))',
         "O and o are two names, in line 9 too."),
     Misprint(14,
         "torch.stack(seven_tensors).shape",
@@ -243,8 +243,8 @@ _INTERPRETER = [
         'NameError', 'tensor(9., grad_fn=<PowBackward0>)',
         "The f that is meant here, x**2, stands nowhere. The one of line 60 is another."),
     Misprint(84,
-        "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\nparams -= grad * lr",
-        "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
+        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\nparams -= grad * lr",
+        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
         "params.data -= params.grad * lr\nparams",
         'NameError', 'tensor([-1., -1., -1.], requires_grad=True)',
         "A gradient is kept by the tensor that it belongs to: params.grad."),
@@ -303,17 +303,17 @@ _INTERPRETER = [
         "Without () you hold the method itself, not what it returns."),
     Misprint(33,
         "valid_3_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'3').ls())])\n"
-        "valid_3_tens.shape",
+        "valid_3_tens.shape, valid_3_tens.sum()",
         "valid_3_tens = torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'3').ls()])\n"
-        "valid_3_tens.shape",
-        'TypeError', 'torch.Size([1010, 28, 28])',
+        "valid_3_tens.shape, valid_3_tens.sum()",
+        'TypeError', '(torch.Size([1010, 28, 28]), tensor(28936088))',
         "One bracket in the wrong place, and tensor gets the loop instead of an image."),
     Misprint(34,
         "valid_7_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'7').ls())])\n"
-        "valid_7_tens.shape",
+        "valid_7_tens.shape, valid_7_tens.sum()",
         "valid_7_tens = torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'7').ls()])\n"
-        "valid_7_tens.shape",
-        'TypeError', 'torch.Size([1028, 28, 28])',
+        "valid_7_tens.shape, valid_7_tens.sum()",
+        'TypeError', '(torch.Size([1028, 28, 28]), tensor(23614233))',
         "Line 33 once more."),
     Misprint(52,
         "xt = tensor(3.).reequires_grad_()",
@@ -321,9 +321,9 @@ _INTERPRETER = [
         'AttributeError', 'tensor(3., requires_grad=True)',
         "The message names the class and what it lacks: read both."),
     Misprint(84,
-        "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
+        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
         "params -= params.grad * lr",
-        "params = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
+        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
         "params.data -= params.grad * lr\nparams",
         'RuntimeError', 'tensor([-1., -1., -1.], requires_grad=True)',
         "A step must not be part of the next gradient. Change .data, or use torch.no_grad()."),
@@ -337,9 +337,10 @@ _INTERPRETER = [
         "module, and the message is about something else."),
     Misprint(113,
         "train_y = torch.cat([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)",
-        "train_y = tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)\ntrain_y.shape",
-        'TypeError', 'torch.Size([12396, 1])',
-        "cat joins tensors; tensor makes one out of numbers. Line 121 has it right."),
+        "train_y = tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)\n"
+        "train_y.shape, train_y.sum(), train_y.dtype",
+        'TypeError', '(torch.Size([12396, 1]), tensor(6131), torch.int64)',
+        "cat joins tensors; tensor makes one out of numbers."),
     Misprint(114,
         "train_x.shape,train_y.shape   // (torch.Size([12396, 784]), torch.Size([12396, 1]))",
         "train_x.shape,train_y.shape   # (torch.Size([12396, 784]), torch.Size([12396, 1]))",
@@ -349,8 +350,8 @@ _INTERPRETER = [
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
         "    p.grad_zero_()",
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
-        "    p.grad.zero_()\nbias.grad is None or bias.grad.item() == 0",
-        'AttributeError', 'True',
+        "    p.grad.zero_()\nbias.grad is None or bias.grad.item() == 0, round(bias.item(), 4)",
+        'AttributeError', '(True, -0.0553)',
         "A dot, not an underscore: grad is a tensor, and zero_ is a method of it."),
     Misprint(244,
         "validate_epoch()",
@@ -358,7 +359,7 @@ _INTERPRETER = [
         'TypeError', '0.6884',
         "The message says which argument is missing.")]
 
-# %% ../nbs/92_misprints.ipynb #e88ba46c
+# %% ../nbs/92_misprints.ipynb #dd8ec43c
 _SHAPE = [
     Misprint(17,
         "stacked_sevens = torch.stack(three_tensor)\nstacked_sevens.shape",
@@ -370,8 +371,8 @@ _SHAPE = [
         "corrects = (preds > 0.0).float() == train_y.squeeze()\ncorrects.float().mean().item()",
         "corrects = (preds > 0.0).float() == train_y\ncorrects.float().mean().item()",
         '0.5041003823280334', '0.4942723512649536',
-        "A guess, but it gives the accuracy that is printed: (12396, 1) is compared with (12396,), "
-        "each prediction with each target.", 'shape',
+        "(12396, 1) is compared with (12396,), each prediction with each target. That the notes did "
+        "so is a guess, but it gives the accuracy that they print.", 'shape',
         "from mnist_sgd.linear_model import batch_accuracy\nbatch_accuracy(preds, train_y.squeeze())"),
     Misprint(192,
         "preds = linear1(batchOf4)\nmnist_loss(preds, train_y[:y])",
@@ -381,7 +382,7 @@ _SHAPE = [
         "are 3s: right by luck.", 'shape',
         "from mnist_sgd.linear_model import mnist_loss\nmnist_loss(linear1(batchOf4), train_y[:y])")]
 
-# %% ../nbs/92_misprints.ipynb #8f0e1a79
+# %% ../nbs/92_misprints.ipynb #d54f4ba1
 _LOOK = """time = torch.arange(0, 20).float()
 speed = 0.8*(time - 10)**2 + 4
 def f(t, params):
@@ -448,13 +449,15 @@ _NUMBER = [
         "1 again. A better answer should have given a smaller loss.", 'number'),
     Misprint(165,
         "def sigmoid(x): return 1/(1+torch.exp(-x))\n"
-        "z = tensor(-100.).requires_grad_()\nsigmoid(z).backward()\nround(z.grad.item(), 6)",
-        "z = tensor(-100.).requires_grad_()\nz.sigmoid().backward()\nround(z.grad.item(), 6)",
-        'nan', '0.0',
+        "z = tensor([-100., 0., 100.]).requires_grad_()\nsigmoid(z).sum().backward()\n"
+        "z.grad.round(decimals=4)",
+        "z = tensor([-100., 0., 100.]).requires_grad_()\nz.sigmoid().sum().backward()\n"
+        "z.grad.round(decimals=4)",
+        'tensor([   nan, 0.2500, 0.0000])', 'tensor([0.0000, 0.2500, 0.0000])',
         "The value is right, the gradient is not: exp(100) is infinite in float32. Use PyTorch's own.",
         'number',
-        "from mnist_sgd.linear_model import sigmoid\nz = tensor(-100.).requires_grad_()\n"
-        "sigmoid(z).backward(); round(z.grad.item(), 6)"),
+        "from mnist_sgd.linear_model import sigmoid\nz = tensor([-100., 0., 100.]).requires_grad_()\n"
+        "sigmoid(z).sum().backward(); z.grad.round(decimals=4)"),
     Misprint(238,
         "validate_epoch(linear1)   // 0.5219",
         "validate_epoch(linear1)   # 0.5219",

@@ -9,12 +9,12 @@ __all__ = ['mnist_distance', 'is_3', 'pixel_accuracy']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_pixel_similarity.ipynb #8d5263fe
+# %% ../nbs/01_pixel_similarity.ipynb #1fa29581
 def mnist_distance(
     a:Tensor, # (..., 28, 28) float pixels, one image or a stack
     b:Tensor, # (..., 28, 28) float pixels, to be broadcast against `a`
 )->Tensor: # (...), the mean absolute difference of each pair of images, in the units of the pixels
-    "L1 distance of images. Raises TypeError if not float, ValueError for other shapes and for NaN."
+    "L1 distance of images. Raises TypeError if not float, ValueError for two sizes and for NaN."
     for x in (a, b):
         if not torch.is_tensor(x) or not x.is_floating_point():
             raise TypeError("mnist_distance needs tensors of floats: call .float()/255 on the images")

@@ -267,27 +267,26 @@ def _mend_cells(task):
                   f"**Mend this.** Line {misprint.line} of the notes should give {task.ask}. {how}."),
             _cell('code', id, task.call() + _to_mend(misprint))]
 
-# %% ../nbs/93_practice.ipynb #cf54e166
+# %% ../nbs/93_practice.ipynb #a91810c1
 def practice_copy(
     nb:dict, # a notebook of the walk, as JSON
     name:str, # its name, such as '00_data'
 )->dict: # a notebook without outputs, the same for the same source
     "The practice copy of a notebook of the walk. Raises ValueError for a mark that it cannot follow."
-    cells, number, after_task = [], 0, False
+    cells, number, after_question = [], 0, False
     for cell in nb['cells']:
         marks, code = _marks(cell)
         todo, id = _cell_tasks(marks), cell['id']
         if cell['cell_type'] == 'markdown':
             text = re.sub(r'\[([^]]*)\]\(9\d_\w+\.ipynb\)', r'\1', code) # appendices have no copy
-            cells += _folded(id, text) if after_task else [_cell('markdown', id, text)]
-            after_task = False
+            cells += _folded(id, text) if after_question else [_cell('markdown', id, text)]
+            after_question = False
             continue
         mend = _mend_cells(todo['mend']) if 'mend' in todo else []
         if 'predict' in todo:
-            number, after_task = number + 1, True
+            number, after_question = number + 1, True
             cells += _predict_cells(todo['predict'], code, number) + mend
         elif 'tests' in marks:
-            after_task = after_task or bool(mend)
             cells += [_cell('code', f"tests-{marks['tests']}", todo['write'].call() + code)] + mend
         elif 'write' in marks: cells += _write_cells(id, code, marks['write'].split())
         elif code and 'hide' not in marks and not all(map(_is_test, ast.parse(code).body)):
@@ -340,7 +339,7 @@ def _failures(code, names):
             if not _is_test(statement): break # what follows needs it
     return failures
 
-# %% ../nbs/93_practice.ipynb #6988376a
+# %% ../nbs/93_practice.ipynb #6832f95b
 def try_function(
     name:str, # of the function or class
     code:str, # its tests, above each a comment that says what must hold
@@ -363,8 +362,8 @@ def try_function(
     goes_on = f"The notebook goes on with the library's `{name}`."
     if there and not _unwritten(mine):
         return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
-    write = "Write its body below its docstring, run its cell, then this one."
-    return Verdict('open', (f"Your `{name}` is not written yet. {write}", goes_on))
+    write = "Write its body, below the docstring that it has, run its cell, then this one."
+    return Verdict('open', (f"There is no `{name}` of yours to test. {write}", goes_on))
 
 # %% ../nbs/93_practice.ipynb #d6fd7a50
 def try_repair(

@@ -96,7 +96,7 @@ def test_all_right_scores_everything(done):
         assert row['answered'] == row['right'] == row['asked'] >= 8
         assert row['written'] == row['to write'] >= 3 and row['mended'] == row['to mend'] >= 2
         assert not row['notes'] and not row['left']
-    assert '113 of 113 done, 100%.' in score_table(score(done['right']))
+    assert '114 of 114 done, 100%.' in score_table(score(done['right']))
 
 
 def test_left_blank_scores_nothing_and_reveals_nothing(done):
@@ -394,7 +394,7 @@ def cell_by_cell(monkeypatch):
 
 def test_start_refuses_what_the_walk_does_not_ask(cell_by_cell):
     check = start('00_data')
-    assert check('wrapped', 246, 246).status == 'right'
+    assert check('minus', 246, 246).status == 'right'
     with pytest.raises(ValueError, match="00_data does not ask 'no'; write the practice copies anew"): check('no', 1, 1)
     with pytest.raises(ValueError, match="'99_no' is no notebook of the walk"): start('99_no')
     with pytest.raises(ValueError, match="%%tests needs a function, got 'no'"): cell_by_cell.run_cell_magic('tests', 'no', '1')
@@ -472,15 +472,15 @@ def cell_of(nb, id): return next(cell for cell in nb['cells'] if cell['id'] == i
 
 
 def test_score_of_a_deleted_cell(copies):
-    damage(copies, '00_data', lambda nb: nb['cells'].remove(cell_of(nb, 'wrapped')))
+    damage(copies, '00_data', lambda nb: nb['cells'].remove(cell_of(nb, 'minus')))
     row = row_of(copies, '00_data')
     assert (row['right'], row['asked'], row['notes']) == (8, 9, 'cells gone: 1')
-    assert '112 of 113 done, 99%.' in score_table(score(copies)) and '(gone)' in score_table(score(copies))
+    assert '113 of 114 done, 99%.' in score_table(score(copies)) and '(gone)' in score_table(score(copies))
 
 
 def test_score_of_a_cell_that_stopped(copies):
     def stop(nb):
-        cell_of(nb, 'wrapped')['outputs'] = [{'output_type': 'error', 'ename': 'SyntaxError', 'evalue': '', 'traceback': []}]
+        cell_of(nb, 'minus')['outputs'] = [{'output_type': 'error', 'ename': 'SyntaxError', 'evalue': '', 'traceback': []}]
     damage(copies, '00_data', stop)
     row = row_of(copies, '00_data')
     assert (row['answered'], row['right'], row['notes']) == (8, 8, 'cells stopped by an error: 1')
@@ -505,7 +505,7 @@ def test_score_names_a_copy_that_cannot_be_read(copies, content):
     (copies/'00_data.ipynb').write_bytes(content)
     rows = score(copies)
     assert [row['notes'] for row in rows] == ['cannot be read as a notebook'] + ['']*5
-    assert rows[0]['right'] == 0 and '95 of 113 done, 84%.' in score_table(rows)
+    assert rows[0]['right'] == 0 and '96 of 114 done, 84%.' in score_table(rows)
 
 
 def test_score_passes_over_what_is_no_cell(copies):
@@ -519,7 +519,7 @@ def test_score_passes_over_what_is_no_cell(copies):
 def test_score_takes_the_best_of_several(copies, done):
     (copies/'00_data-Copy1.ipynb').write_bytes((done['blank']/'00_data.ipynb').read_bytes())
     def again(nb): # a cell that was copied, and answered wrong above the right one
-        wrong = json.loads(json.dumps(cell_of(nb, 'wrapped')).replace("check('", 'check(\\"').replace("wrapped',", 'wrapped\\",'))
+        wrong = json.loads(json.dumps(cell_of(nb, 'minus')).replace("check('", 'check(\\"').replace("minus',", 'minus\\",'))
         wrong['outputs'][0]['data']['text/plain'] = 'wrong:'
         nb['cells'].insert(0, wrong)
     damage(copies, '00_data', again)
@@ -540,7 +540,7 @@ def test_score_of_a_missing_copy(copies):
 
 def test_score_with_an_infinite_value_and_odd_outputs(copies):
     def odd(nb):
-        outputs = cell_of(nb, 'wrapped')['outputs']
+        outputs = cell_of(nb, 'minus')['outputs']
         outputs[0]['data']['text/plain'] = ['right:\n', 'Your guess: `inf`.']
         outputs[0]['data']['number'] = math.inf # json writes Infinity, and reads it
         cell_of(nb, 'ink')['outputs'] = None
@@ -555,7 +555,7 @@ def write_copy_afresh(folder, name): (folder/f'{name}.ipynb').write_text(json.du
 def test_table_says_what_to_look_at_next(done, copies):
     table = score_table(score(done['blank'])).splitlines()
     assert table[0].split() == ['notebook', 'asked', 'answered', 'right', 'to', 'write', 'written', 'to', 'mend', 'mended']
-    assert [line.split()[0] for line in table[1:8]] == [*NAMES, 'all'] and '0 of 113 done, 0%.' in table
+    assert [line.split()[0] for line in table[1:8]] == [*NAMES, 'all'] and '0 of 114 done, 0%.' in table
     assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('comes second when they are sorted? (open)')
     damage(copies, '03_linear_model', lambda nb: cell_of(nb, 'tests-calc_grad').update(outputs=[]))
     assert score_table(score(copies)).endswith('Look at next, in 03_linear_model:\n  write calc_grad (not run yet)')
@@ -572,7 +572,7 @@ def test_command(tmp_path):
     again = run(tmp_path/'a'/'b')
     assert again.returncode == 0 and again.stdout.count('left as it is') == len(NAMES)
     scored = run('--score', tmp_path/'a'/'b')
-    assert scored.returncode == 0 and '0 of 113 done' in scored.stdout and scored.stderr == ''
+    assert scored.returncode == 0 and '0 of 114 done' in scored.stdout and scored.stderr == ''
 
 
 def test_help_is_short():
