@@ -107,7 +107,7 @@ def test_left_blank_scores_nothing_and_reveals_nothing(done):
             if task.kind == 'predict':
                 assert verdicts[task.name] == 'open:\nPut your guess in place of the dots and run the cell again.'
             if task.kind == 'write':
-                assert verdicts[f'tests-{task.name}'].startswith(f'open:\nYour `{task.name}` is not written yet.')
+                assert verdicts[f'tests-{task.name}'].startswith(f'open:\nThere is no `{task.name}` of yours to test.')
                 assert verdicts[f'tests-{task.name}'].endswith(f"goes on with the library's `{task.name}`.")
 
 
