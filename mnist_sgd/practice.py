@@ -30,7 +30,7 @@ class Verdict:
         return (f'<div style="border-left: 4px solid {colour}; padding: .2em .8em">'
                 f'<b style="color: {colour}">{word}</b> {"<br>".join(lines)}</div>')
 
-# %% ../nbs/93_practice.ipynb #658ef10e
+# %% ../nbs/93_practice.ipynb #69947b1e
 def _plain(x):
     "A value in Python's own numbers, texts, tuples and lists. Raises TypeError for what is none."
     if isinstance(x, BaseException): return type(x).__name__
@@ -43,7 +43,7 @@ def _plain(x):
     if isinstance(x, list): return list(map(_plain, x))
     if type(x).__name__.lower().endswith('dtype'): return str(x).removeprefix('torch.')
     if hasattr(x, 'tolist') and math.prod(x.shape) < 1000: return _plain(x.tolist())
-    raise TypeError(f"a {type(x).__name__} cannot be guessed: it is no number, text, list or small tensor")
+    raise TypeError(f"a {type(x).__name__} cannot be guessed: no number, text, list or small tensor")
 
 # %% ../nbs/93_practice.ipynb #800646ab
 _KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text",
@@ -64,17 +64,18 @@ def _same(guess, truth, within):
     rounding = 0 if isinstance(guess, int) and isinstance(truth, int) else 1e-6
     return math.isclose(guess, truth, rel_tol=rounding, abs_tol=within*(1 + 1e-9))
 
-# %% ../nbs/93_practice.ipynb #bcec4148
+# %% ../nbs/93_practice.ipynb #553a6c0a
 def _short(plain, digits=6):
     "A plain value as text that fits on a line."
-    if isinstance(plain, float): return f'{plain:.{digits}g}'
-    if isinstance(plain, list): return f"[{', '.join(_short(x, digits) for x in plain)}]"[:200]
-    if isinstance(plain, tuple):
-        comma = ',' * (len(plain) == 1)
-        return f"({', '.join(_short(x, digits) for x in plain)}{comma})"[:200]
-    return repr(plain)[:200].replace('`', "'") # a backtick would end the code
+    if isinstance(plain, float): text = f'{plain:.{digits}g}'
+    elif isinstance(plain, list): text = f"[{', '.join(_short(x, digits) for x in plain)}]"
+    elif isinstance(plain, tuple):
+        text = ', '.join(_short(x, digits) for x in plain)
+        text = f'({text},)' if len(plain) == 1 else f'({text})'
+    else: text = repr(plain)
+    return text[:200].replace('`', "'") # a backtick would end the code
 
-# %% ../nbs/93_practice.ipynb #fbfb5ad4
+# %% ../nbs/93_practice.ipynb #4feb135f
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
@@ -86,13 +87,13 @@ def grade(
         raise ValueError(f"within must be a number from 0, got {within!r}")
     if guess is ...:
         return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
-    true, about_errors = _plain(truth), truth is None or isinstance(truth, BaseException)
-    kind = _KINDS[type(None) if about_errors else type(true)]
-    try:
-        mine = _plain(guess)
-        if about_errors and mine in ('None', 'none'): mine = None
-        fits = isinstance(mine, str) or mine is None if about_errors else _KINDS[type(mine)] == kind
-    except Exception: fits = False # a guess may be any object, with methods that fail
+    true = _plain(truth)
+    try: mine = _plain(guess)
+    except Exception: mine = ... # no guess but an object, whose methods may fail
+    if truth is None or isinstance(truth, BaseException):
+        kind, fits = _KINDS[type(None)], mine is None or isinstance(mine, str)
+        if mine == 'None': mine = None
+    else: kind, fits = _KINDS[type(true)], _KINDS.get(type(mine)) == _KINDS[type(true)]
     if not fits:
         return Verdict('wrong', (f"The answer is {kind}. The true value stays hidden: guess again.",))
     right = _same(mine, true, within)
@@ -325,15 +326,15 @@ def _unwritten(mine):
     functions = vars(mine).values() if isinstance(mine, type) else [inspect.unwrap(mine)]
     return any(steps(f) == steps(empty) for f in functions if inspect.isfunction(f))
 
-# %% ../nbs/93_practice.ipynb #c724be59
+# %% ../nbs/93_practice.ipynb #7cec46a8
 def _failures(code, names):
     "Run tests one by one, and return for each that fails the comment above it and the error."
     failures, lines = [], code.splitlines()
     for statement in ast.parse(code).body:
         try: exec(compile(ast.Module([statement], []), 'tests', 'exec'), names)
         except (Exception, SystemExit) as e:
-            above = lines[:statement.lineno - 1][::-1]
-            what = next((line[2:] for line in above if line.startswith('# ')), lines[statement.lineno - 1])
+            *above, line = lines[:statement.lineno]
+            what = next((comment[2:] for comment in above[::-1] if comment.startswith('# ')), line)
             error = ' '.join(''.join(traceback.format_exception_only(e)).split()).replace('`', "'")
             failures.append(f"• {what} (`{error[:120]}`)")
             if not _is_test(statement): break # what follows needs it
@@ -418,14 +419,15 @@ def _backup(path):
     write_file(backup, lambda f: f.write(old))
     return backup
 
-# %% ../nbs/93_practice.ipynb #6587bd33
+# %% ../nbs/93_practice.ipynb #8ee72811
 def write_copies(
     folder:Path, # where to; made if it is not there
     force:bool=False, # write anew what is there, and keep the old as NAME.ipynb.bak
-): # yields a line of text for each notebook
+    say=None, # function that is called with each line, as soon as its notebook is done
+)->list: # a line of text for each notebook
     "Write the practice copies that `folder` lacks. Raises ValueError where it cannot."
     from mnist_sgd.data import write_file
-    folder = Path(folder)
+    folder, said = Path(folder), []
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
@@ -434,13 +436,14 @@ def write_copies(
     for name in walk():
         path = folder/f'{name}.ipynb'
         old = path.exists() or path.is_symlink()
-        if old and not force:
-            yield f'{path.name}: is there already, left as it is'
-            continue
-        text = json.dumps(practice_copy(_read(name), name), indent=1, ensure_ascii=False) + '\n'
-        backup = _backup(path) if old else None
-        write_file(path, lambda f: f.write(text.encode()))
-        yield f'{path.name}: written' + (f', the old one is {backup.name}' if backup else '')
+        if old and not force: said.append(f'{path.name}: is there already, left as it is')
+        else:
+            text = json.dumps(practice_copy(_read(name), name), indent=1, ensure_ascii=False) + '\n'
+            backup = _backup(path) if old else None
+            write_file(path, lambda f: f.write(text.encode()))
+            said.append(f'{path.name}: written' + (f', the old one is {backup.name}' if backup else ''))
+        if say: say(said[-1])
+    return said
 
 # %% ../nbs/93_practice.ipynb #1a237fee
 _BEST_FIRST = ('right', 'wrong', 'open', 'stopped', '', 'gone') # '' is a cell that has not run
@@ -564,7 +567,7 @@ def _parser():
                        help="only count what is done in the copies, as they are saved")
     return parser
 
-# %% ../nbs/93_practice.ipynb #bc6ef7cc
+# %% ../nbs/93_practice.ipynb #b05f6dfe
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
@@ -574,7 +577,7 @@ def main(
     try:
         if options.score: print(score_table(score(options.folder)))
         else:
-            for line in write_copies(options.folder, options.force): print(line)
+            write_copies(options.folder, options.force, say=print)
             print(f'Open them with: jupyter lab {shlex.quote(str(options.folder))}')
     except (ValueError, OSError) as e: parser.exit(2, f'mnist_sgd_practice: {e}\n')
     except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_practice: stopped\n')

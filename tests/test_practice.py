@@ -416,10 +416,10 @@ def test_marks_that_lack_something_are_refused(source, message):
 
 
 def test_a_second_run_adds_what_is_missing(tmp_path):
-    assert len(list(write_copies(tmp_path))) == len(NAMES)
+    assert len(write_copies(tmp_path)) == len(NAMES)
     (tmp_path/'00_data.ipynb').unlink()
     (tmp_path/'01_pixel_similarity.ipynb').write_text('mine')
-    said = list(write_copies(tmp_path))
+    said = write_copies(tmp_path)
     assert said[:2] == ['00_data.ipynb: written', '01_pixel_similarity.ipynb: is there already, left as it is']
     assert (tmp_path/'01_pixel_similarity.ipynb').read_text() == 'mine'
 
@@ -436,7 +436,7 @@ def test_the_walk_itself_is_never_written_over(args, capsys):
 def test_a_link_in_the_place_of_a_backup_is_not_followed(tmp_path):
     (tmp_path/'00_data.ipynb').write_text('mine')
     (tmp_path/'00_data.ipynb.bak').symlink_to(tmp_path/'elsewhere')
-    assert next(write_copies(tmp_path, force=True)).endswith('00_data.ipynb.bak2')
+    assert write_copies(tmp_path, force=True)[0].endswith('00_data.ipynb.bak2')
     assert not (tmp_path/'elsewhere').exists()
 
 
@@ -444,7 +444,7 @@ def test_force_keeps_every_old_copy(tmp_path):
     first = tmp_path/'00_data.ipynb'
     for text in ('old', 'older'):
         first.write_text(text)
-        said = list(write_copies(tmp_path, force=True))
+        said = write_copies(tmp_path, force=True)
     assert said[0] == '00_data.ipynb: written, the old one is 00_data.ipynb.bak2'
     assert [(tmp_path/f'00_data.ipynb.bak{n}').read_text() for n in ('', 2)] == ['old', 'older']
     assert json.loads(first.read_text()) == COPIES['00_data']
@@ -596,8 +596,15 @@ def test_bad_options_cost_a_sentence(tmp_path, monkeypatch, capsys, args, messag
 
 def test_a_folder_in_the_place_of_a_copy_is_left_as_it_is(tmp_path, capsys):
     (tmp_path/'00_data.ipynb').mkdir()
-    assert next(write_copies(tmp_path)) == '00_data.ipynb: is there already, left as it is'
+    assert write_copies(tmp_path)[0] == '00_data.ipynb: is there already, left as it is'
     with pytest.raises(SystemExit) as stopped: main(['--force', str(tmp_path)])
     assert stopped.value.code == 2 and '00_data.ipynb as a backup' in capsys.readouterr().err
     assert (tmp_path/'00_data.ipynb').is_dir() and not list(tmp_path.glob('*.bak*'))
     assert row_of(tmp_path, '00_data')['notes'] == 'cannot be read as a notebook'
+
+
+def test_what_was_written_before_a_failure_is_said(tmp_path, capsys):
+    (tmp_path/'02_manual_sgd.ipynb').mkdir()
+    with pytest.raises(SystemExit): main(['--force', str(tmp_path)])
+    assert capsys.readouterr().out == '00_data.ipynb: written\n01_pixel_similarity.ipynb: written\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f'{name}.ipynb' for name in NAMES[:3]]
