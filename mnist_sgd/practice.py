@@ -499,7 +499,7 @@ def _copies(folder):
         if set(verdicts.values()) != {'gone'}: found.setdefault(name, []).append((file, verdicts))
     return found, unreadable
 
-# %% ../nbs/93_practice.ipynb #1b6acdfd
+# %% ../nbs/93_practice.ipynb #fca8310a
 def score(
     folder:Path, # with practice copies, saved by Jupyter
 )->list: # a dict for each notebook: counts by column, 'notes' on what is broken, 'begun', and 'left'
@@ -508,7 +508,7 @@ def score(
     if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name that of your copies")
     found, unreadable = _copies(folder)
     if not found and not any(Path(file).stem in walk() for file in unreadable):
-        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice writes it")
+        raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice writes them")
     rows = []
     for name in walk():
         copies = sorted(found.get(name, []), key=lambda copy: -list(copy[1].values()).count('right'))
@@ -554,11 +554,11 @@ def _folder(text):
     if not text: raise argparse.ArgumentTypeError("must be a folder, got ''")
     return Path(text)
 
-# %% ../nbs/93_practice.ipynb #e6e3abcf
+# %% ../nbs/93_practice.ipynb #06a4f6a5
 def _parser():
-    parser = argparse.ArgumentParser('mnist_sgd_practice', description=
-        "Write practice copies of the notebooks of mnist_sgd, in which you predict before you run, "
-        "into the folder DEST. A file that is there already is left as it is.")
+    parser = argparse.ArgumentParser('mnist_sgd_practice', usage='%(prog)s [-h] [--force | --score] DEST',
+        description="Write practice copies of the notebooks of mnist_sgd, in which you predict before you "
+                    "run, into the folder DEST. A file that is there already is left as it is.")
     parser.add_argument('folder', metavar='DEST', type=_folder, help=argparse.SUPPRESS)
     group = parser.add_mutually_exclusive_group()
     group.add_argument('--force', action='store_true',

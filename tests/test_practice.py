@@ -578,7 +578,8 @@ def test_command(tmp_path):
 def test_help_is_short():
     help = run('--help').stdout
     assert len(help.splitlines()) <= 10
-    for word in ('DEST', '--force', '--score', '.bak'): assert word in help
+    assert help.startswith('usage: mnist_sgd_practice [-h] [--force | --score] DEST\n')
+    for word in ('folder DEST', '--force ', '--score ', '.bak'): assert word in help
 
 
 @pytest.mark.parametrize('args, message', [
