@@ -114,6 +114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mnist_sgd.practice._backup': ('practice.html#_backup', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._cell': ('practice.html#_cell', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._cell_tasks': ('practice.html#_cell_tasks', 'mnist_sgd/practice.py'),
+                                    'mnist_sgd.practice._code': ('practice.html#_code', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._copies': ('practice.html#_copies', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._failures': ('practice.html#_failures', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._folded': ('practice.html#_folded', 'mnist_sgd/practice.py'),

@@ -84,14 +84,19 @@ def differences(name, saved, now):
     return lines
 
 
-def run_afresh(path):
-    "The notebook and a copy of it, run from top to bottom in a kernel of its own."
-    import nbformat
+def run_notebook(nb, folder, allow_errors=False):
+    "Run a notebook in place, from top to bottom, in a kernel of its own that works in `folder`."
     from nbclient import NotebookClient
+    NotebookClient(nb, timeout=600, kernel_name='python3', allow_errors=allow_errors, extra_arguments=['--log-level=ERROR'],
+                   resources={'metadata': {'path': str(folder)}}).execute()
+
+
+def run_afresh(path):
+    "The notebook as it is saved, and a copy of it that has been run."
+    import nbformat
     saved = nbformat.read(path, as_version=4)
     now = nbformat.from_dict(saved)
-    NotebookClient(now, timeout=600, kernel_name='python3', allow_errors=True, extra_arguments=['--log-level=ERROR'],
-                   resources={'metadata': {'path': str(path.parent)}}).execute()
+    run_notebook(now, path.parent, allow_errors=True)
     return path.name, saved, now
 
 
