@@ -124,7 +124,7 @@ class Misprint:
             raise ValueError("noticed_by must be 'interpreter', 'shape' or 'number', "
                              f"got {self.noticed_by!r}")
 
-# %% ../nbs/92_misprints.ipynb #33becb51
+# %% ../nbs/92_misprints.ipynb #4205105d
 _EXAMPLE = """def mnist_loss(predictions, targets):
     return torch.where(targets==1, 1-predictions, predictions).mean()
 preds, trgts = tensor([0.9, 0.4, 0.2]), tensor([1,0,1])
@@ -200,7 +200,8 @@ _INTERPRETER = [
         "What stands to the right of = must exist already."),
     Misprint(8,
         "seven_tensor = [tensor(Image.open(O)) for o in sevens]",
-        "seven_tensor = [tensor(Image.open(o)) for o in sevens]\nlen(seven_tensor), seven_tensor[0].shape",
+        "seven_tensor = [tensor(Image.open(o)) for o in sevens]\n"
+        "len(seven_tensor), seven_tensor[0].shape",
         'NameError', '(6265, torch.Size([28, 28]))',
         "O and o are two names, in line 9 too."),
     Misprint(14,
@@ -243,7 +244,8 @@ _INTERPRETER = [
         'NameError', 'tensor(9., grad_fn=<PowBackward0>)',
         "The f that is meant here, x**2, stands nowhere. The one of line 60 is another."),
     Misprint(84,
-        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\nparams -= grad * lr",
+        "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
+        "params -= grad * lr",
         "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
         "params.data -= params.grad * lr\nparams",
         'NameError', 'tensor([-1., -1., -1.], requires_grad=True)',
