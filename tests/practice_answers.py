@@ -70,7 +70,30 @@ QUESTIONS = {
         'one_bad_pixel': (0, 784),
         'raw_output': (False, True),
         'which_mistakes': (60, 33),
-        'first_epoch': ('by hand', 'Learner')}}
+        'first_epoch': ('by hand', 'Learner')},
+    '06_neural_net': {
+        'line_accuracy': (.667, .98),
+        'two_bends': (2, 10),
+        'hidden_values': ([1, 0, 0, 0], [1, -1, 0, 0]),
+        'by_hand_accuracy': (1, .5),
+        'hidden_shape': ((256, 30), (30, 256)),
+        'how_many_parameters': (23581, 814),
+        'better_than_linear': (False, True),
+        'size_of_sums': (9.3, 86),
+        'parameter_tensors': (4, 3),
+        'merged_parameters': (785, 23581),
+        'worth_of_bend': (False, True),
+        'which_model': ('with ReLU', 'linear'),
+        'wider_or_deeper': ('wider', 'deeper')},
+    '07_learner_from_scratch': {
+        'times_called': (171, 147),
+        'weighted_mean': (.75, .5),
+        'corrected': (.5, .01),
+        'rows_when_stopped': (2, 3),
+        'same_table': (True, False),
+        'when_it_stops': (4, 5),
+        'rows_after_stop': (True, False),
+        'after_finder': (True, False)}}
 
 BODIES = {
     '00_data': {
@@ -113,4 +136,16 @@ BODIES = {
         'CheckLoss': ("self.iter + 1", "self.iter", 'counts from 1'),
         'Stopwatch': ("self.seconds = []", "self.seconds = getattr(self, 'seconds', [])", 'an empty list'),
         'fit_learner': ("train_loss, valid_loss, accuracy = map", "valid_loss, train_loss, accuracy = map", 'under its name'),
-        'plot_climb': (", label=name)", ")", 'with its name')}}
+        'plot_climb': (", label=name)", ")", 'with its name')},
+    '06_neural_net': {
+        'relu': ("torch.where(x <= 0, 0, x)", "x.clamp_min(0)", 'the gradient is 1'),
+        'simple_net': ("relu(linear1(xb, w1, b1))", "linear1(xb, w1, b1)", "PyTorch's linear layers"),
+        'make_net': ("layers[:-1]", "layers", 'none at the end'),
+        'show_features': ("weights.abs().max()", "weights.max()", 'one scale'),
+        'merge_linear': ("F.linear(bias, layer.weight, layer.bias)", "layer.bias", 'one after the other')},
+    '07_learner_from_scratch': {
+        'Learner': ("self.model.train(training)", "self.model.train()", 'in training mode'),
+        'Recorder': ("self.sums = [old + new*len(learn.xb)", "self.sums = [old + new*100", 'larger batches count for more'),
+        'EarlyStop': ("self.best, self.waited = loss, 0", "self.best = loss", 'start waiting anew'),
+        'set_lr': ("for group in opt.param_groups: group['lr'] = lr", "opt.lr = lr", "torch's"),
+        'LRFinder': ("> 4*min", "> 40*min", 'four times the lowest')}}
