@@ -2,11 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
-.PHONY: build/readme help setup run test notebooks-test outputs-test export-test readme-test lab practice notebooks bench readme test-latest clean
+.PHONY: build/readme help setup run test test-all notebooks-test outputs-test units-test practice-test export-test readme-test lab practice notebooks bench readme test-latest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
 	@echo 'make test          every notebook and its saved outputs, the export, the README, and the tests'
+	@echo 'make test-all      the same and what takes longer: slow cells, all saved outputs, slow tests'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
 	@echo 'make practice      JupyterLab on practice copies of them, in the folder my_practice'
@@ -20,7 +21,19 @@ run: setup
 	$(BIN)/mnist_sgd_run
 
 test: notebooks-test outputs-test export-test readme-test
-	$(BIN)/pytest
+	$(MAKE) -j2 units-test practice-test
+
+test-all: export-test readme-test
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --flags slow
+	OMP_NUM_THREADS=1 $(BIN)/python tests/saved_outputs.py --all
+	$(BIN)/pytest -m ''
+
+# the first keeps one core busy, the second both at times
+units-test: setup
+	$(BIN)/pytest --ignore tests/test_practice.py
+
+practice-test: setup
+	$(BIN)/pytest tests/test_practice.py
 
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py pyproject.toml

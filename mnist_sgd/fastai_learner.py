@@ -95,7 +95,7 @@ def fit_learner(
     return {'accuracy': accuracy, 'train_loss': train_loss, 'valid_loss': valid_loss,
             'seconds': watch.seconds}
 
-# %% ../nbs/05_fastai_learner.ipynb #da81843b
+# %% ../nbs/05_fastai_learner.ipynb #dc72934a
 def plot_climb(
     curves:dict, # {name: {epoch: accuracy}}, a curve each
     baseline:float, # accuracy of pixel similarity, drawn as a line
@@ -104,14 +104,15 @@ def plot_climb(
     import matplotlib.pyplot as plt
     if not curves: raise ValueError("plot_climb got no curve to draw")
     with plt.style.context('mnist_sgd.figures'):
-        fig, axs = plt.subplots(1, 2, figsize=(8, 3.4))
+        fig, axs = plt.subplots(1, 2, figsize=(8, 3.6 + .2*(len(curves)//3)))
         for ax in axs:
-            ax.axhline(baseline, color='0.5', ls='--', label=f'pixel similarity: {baseline:.4f}')
-            for name,curve in curves.items():
-                ax.plot(list(curve), list(curve.values()), marker='.', label=name)
+            ax.axhline(baseline, color='0.5', ls=':', label=f'pixel similarity: {baseline:.4f}')
+            for i,(name,curve) in enumerate(curves.items()): # there are five colours
+                style = '-' if i < 5 else '--'
+                ax.plot(list(curve), list(curve.values()), marker='.', ls=style, label=name)
             ax.set_xlabel('epoch')
         axs[0].set(ylabel='accuracy on the validation set', title='All of it')
-        axs[0].legend(fontsize=9)
+        fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize=9)
         best = max(accuracy for curve in curves.values() for accuracy in curve.values())
         axs[1].set(title='The last few percent')
         if best > baseline: axs[1].set_ylim(baseline - .3*(best - baseline), best + .1*(best - baseline))

@@ -37,7 +37,7 @@ def check_callbacks(
             raise TypeError(f"{name} is no callback: it has no method named {', '.join(MOMENTS)}")
     return cbs
 
-# %% ../nbs/07_learner_from_scratch.ipynb #92aa1e37
+# %% ../nbs/07_learner_from_scratch.ipynb #d0c74bbc
 #| write: one_batch one_epoch fit
 class Learner:
     "Data, model, loss, optimiser and metrics in one place; `fit` trains and tells the callbacks."
@@ -90,7 +90,8 @@ class Learner:
         "Train. Raises ValueError: epochs, lr, loss, no batch; RuntimeError for a callback that fails."
         check_whole(epochs, 'epochs')
         check_lr(lr)
-        self.epochs, self.opt = epochs, self.opt_func(self.model.parameters(), lr)
+        self.epochs, self.lr = epochs, lr
+        self.opt = self.opt_func(self.model.parameters(), lr=lr)
         self.running = self.cbs + check_callbacks(cbs)
         self.call('before_fit')
         try:

@@ -529,7 +529,7 @@ def score(
         rows.append(_row(name, verdicts, notes))
     return rows
 
-# %% ../nbs/93_practice.ipynb #54ef61c1
+# %% ../nbs/93_practice.ipynb #cafeeb5e
 def score_table(
     rows:list, # what `score` returns
 )->str: # a few lines of text
@@ -544,7 +544,7 @@ def score_table(
              line('all', total.values())]
     done = total['right'] + total['written'] + total['mended']
     todo = total['asked'] + total['to write'] + total['to mend']
-    lines.append(f'\n{done} of {todo} done, {done/todo:.0%}.')
+    lines.append(f'\n{done} of {todo} done, {100*done//todo}%.')
     unfinished = [row for row in rows if row['left']]
     if unfinished:
         row = next((row for row in unfinished if row['begun']), unfinished[0])

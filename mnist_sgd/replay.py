@@ -85,10 +85,10 @@ def find_weights(
 from .linear_model import skip_draws
 from .run import KEPT, STAGES, climb
 
-# %% ../nbs/91_replay.ipynb #0dd35984
+# %% ../nbs/91_replay.ipynb #a679d991
 STATES = { # step: draws of seed 42 before it begins
-    'first_predictions': 100, **{stage: skip for stage,(skip,_,_) in STAGES.items() if skip},
-    'neural_net': 31312}
+    'first_predictions': 100, # learner_from_scratch begins where fastai_learner does
+    **{stage: skip for stage,(skip,_,_) in STAGES.items() if skip and stage != 'learner_from_scratch'}}
 
 # %% ../nbs/91_replay.ipynb #97f20a78
 def replay_state(

@@ -93,7 +93,43 @@ QUESTIONS = {
         'same_table': (True, False),
         'when_it_stops': (4, 5),
         'rows_after_stop': (True, False),
-        'after_finder': (True, False)}}
+        'after_finder': (True, False)},
+    '08_all_digits': {
+        'shape_of_labels': ((60000,), (60000, 1)),
+        'always_one': (.1, .5),
+        'accuracy_of_means': (.7, .95),
+        'linear_parameters': (7850, 785),
+        'naive_overflow': ('nan', 'numbers'),
+        'shifted': (True, False),
+        'loss_without_a_clue': (2.3, .1),
+        'gradient_at_right': ([.7, .2, -.9], [.7, .2, .1]),
+        'sum_of_confusion': (10000, 100),
+        'read_as_nine': (4, 8),
+        'kernel_parameters': (416, 25),
+        'conv_or_net': ('fewer', 'more')},
+    '09_speed': {
+        'items_fetched': (12396, 49),
+        'slice_copies': (False, True),
+        'same_accuracies': (True, False),
+        'slope_at_zero': (.25, 1),
+        'bias_of_threes': ('negative', 'positive'),
+        'multiplications': (2*256*784, 256*784),
+        'last_batch': (108, 256),
+        'view_moves': (True, False),
+        'nan_weights': (784, 0),
+        'million_images': (3.1, .8)},
+    '10_many_workers': {
+        'mean_of_halves': (True, False),
+        'three_shares': ((86, 85, 85), (85, 85, 85)),
+        'three_and_one': (3, 4),
+        'sum_of_factors': (5, 1),
+        'idle_workers': (92, 0),
+        'trap': (False, True),
+        'epochs_left': (2, 5),
+        'same_bits': (False, True),
+        'first_epochs': (1, 2),
+        'thousand_machines': (2, 500),
+        'best_of_many': (1, 64)}}
 
 BODIES = {
     '00_data': {
@@ -148,4 +184,32 @@ BODIES = {
         'Recorder': ("self.sums = [old + new*len(learn.xb)", "self.sums = [old + new*100", 'larger batches count for more'),
         'EarlyStop': ("self.best, self.waited = loss, 0", "self.best = loss", 'start waiting anew'),
         'set_lr': ("for group in opt.param_groups: group['lr'] = lr", "opt.lr = lr", "torch's"),
-        'LRFinder': ("> 4*min", "> 40*min", 'four times the lowest')}}
+        'LRFinder': ("> 4*min", "> 40*min", 'four times the lowest')},
+    '08_all_digits': {
+        'log_sum_exp': ("(x - largest).exp().sum(-1).log() + largest.squeeze(-1)", "x.exp().sum(-1).log()", 'do not overflow'),
+        'log_softmax': ("x - log_sum_exp(x)[..., None]", "(x.exp()/x.exp().sum(-1, keepdim=True)).log()", 'for large numbers as well'),
+        'softmax': ("log_softmax(x).exp()", "x.exp()/x.exp().sum()", 'add up to 1'),
+        'cross_entropy': ("[rows, targets].mean()", "[rows, targets].sum()", 'the mean of both'),
+        'digit_accuracy': ("preds.argmax(1) == targets", "(preds[:, 1] > preds[:, 0]).long() == targets", 'more than two classes'),
+        'Anneal': ("self.done += 1", "self.done += 2", 'three quarters'),
+        'confusion': ("targets*classes + preds.argmax(1)", "preds.argmax(1)*classes + targets", 'row the right digit'),
+        'make_conv': ("stride=2, ", "", 'by two pixels')},
+    '09_speed': {
+        'take_turns': ("min(best[name], perf_counter() - start)", "perf_counter() - start", 'the best of all runs counts'),
+        'mnist_grad': ("*p*(1 - p)/len(xb)", "*p*(1 - p)", 'the gradient of the weights is the one of autograd'),
+        'batch_shares': ("% batch_size or batch_size", "% batch_size", 'no rest: 10 is twice 5'),
+        'fast_epoch': ("b.sub_(g.sum(), alpha=lr)", "b.sub_(g.sum())", 'the bias takes a step in every batch'),
+        'fast_train': ("lr, batch_size, epoch)", "lr, 256, epoch)", 'the same accuracies, one after each epoch'),
+        'plot_bars': ("1000*s for s", "s for s", 'a bar for each time, in milliseconds')},
+    '10_many_workers': {
+        'share': ("yb[rank::world]", "yb[:len(xb[rank::world])]", 'keeps its target'),
+        'share_loss': ("if not len(yb): return preds.sum()", "", 'an empty share'),
+        'save_checkpoint': ("write_file(path, lambda f: torch.save(content, f))", "torch.save(content, path)", 'half way'),
+        'load_checkpoint': ("return saved['epoch'], saved['history']", "return saved['history'], saved['epoch']",
+                            'returns the epoch'),
+        'train_worker': ("range(done + 1, epochs + 1)", "range(1, epochs + 1)", 'goes on from there'),
+        'make_model': ("skip_draws(MODELS[name][0])", "pass", 'the same parameters each time'),
+        'torchrun_command': ("*map(str, options)", "*options", 'all of them text'),
+        'check_port': ("s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)", "return", 'the port is taken'),
+        'step_bytes': ("2*(workers - 1)/workers", "(workers - 1)/workers", 'the ring above'),
+        'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')}}

@@ -45,6 +45,7 @@ def test_npz_is_the_one_that_was_packed():
     assert hashlib.sha256(NPZ.read_bytes()).hexdigest() == SHA256
 
 
+@pytest.mark.slow
 def test_packing_gives_the_same_bytes_each_time(idx_dir, tmp_path):
     first, second = pack_mnist(idx_dir, tmp_path/'a.npz'), pack_mnist(str(idx_dir), str(tmp_path/'b.npz'))
     assert first.read_bytes() == second.read_bytes()

@@ -7,7 +7,7 @@ import pytest
 
 import mnist_sgd
 
-WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'run', 'replay', 'misprints', 'practice']
+WALK = ['data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'all_digits', 'speed', 'many_workers', 'run', 'replay', 'misprints', 'practice']
 
 
 def loaded_after(statement):

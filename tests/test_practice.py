@@ -9,7 +9,7 @@ import nbformat, numpy, pytest, torch
 from hypothesis import assume, given, strategies as st
 
 from practice_answers import BODIES, QUESTIONS
-from saved_outputs import run_notebook
+from saved_outputs import is_slow, run_notebook
 from mnist_sgd.misprints import MISPRINTS
 from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, tasks, try_function,
                                 try_repair, walk, write_copies)
@@ -39,6 +39,8 @@ def fill(name, learner):
     The one who is right first runs each question and each function left blank, as learners do.
     """
     nb = nbformat.from_dict(COPIES[name])
+    slow = {cell['id'] for cell in SOURCES[name]['cells'] if is_slow(cell)}
+    nb.cells = [cell for cell in nb.cells if cell.id not in slow] # tests/test_all_digits.py trains what they train
     if learner == 'blank': return nb
     bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
     untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
@@ -71,16 +73,26 @@ def run_copy(nb, path):
     nbformat.write(nb, path)
 
 
-@pytest.fixture(scope='module')
-def done(tmp_path_factory):
-    "Folders with all copies, run to the end, by learner."
-    folders = {learner: tmp_path_factory.mktemp(learner) for learner in ('right', 'wrong', 'blank')}
-    filled = [(fill(name, learner), folder/f'{name}.ipynb') for name in reversed(NAMES) for learner, folder in folders.items()]
+def run_all(learner, folder):
+    "Fill in all copies and run them to the end, two kernels at a time, each on one core."
+    filled = [(fill(name, learner), folder/f'{name}.ipynb') for name in reversed(NAMES)]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setenv('OMP_NUM_THREADS', '1') # two kernels at a time, each on one core
+        patch.setenv('OMP_NUM_THREADS', '1')
         runs = [pool.submit(run_copy, *item) for item in filled]
         for run in runs: run.result() # an exception in any cell is raised here
-    return folders
+    return folder
+
+
+@pytest.fixture(scope='module')
+def right(tmp_path_factory): return run_all('right', tmp_path_factory.mktemp('right'))
+
+
+@pytest.fixture(scope='module')
+def wrong(tmp_path_factory): return run_all('wrong', tmp_path_factory.mktemp('wrong'))
+
+
+@pytest.fixture(scope='module')
+def blank(tmp_path_factory): return run_all('blank', tmp_path_factory.mktemp('blank'))
 
 
 def shown(folder, name):
@@ -90,18 +102,19 @@ def shown(folder, name):
             for output in cell.outputs if 'text/plain' in output.get('data', {})}
 
 
-def test_all_right_scores_everything(done):
-    for row in score(done['right']):
+def test_all_right_scores_everything(right):
+    for row in score(right):
         assert row['answered'] == row['right'] == row['asked'] >= 8
         assert row['written'] == row['to write'] >= 3 and row['mended'] == row['to mend'] >= (2 if row['notebook'] < '06' else 0)
         assert not row['notes'] and not row['left']
-    assert f'{TOTAL} of {TOTAL} done, 100%.' in score_table(score(done['right']))
+    assert f'{TOTAL} of {TOTAL} done, 100%.' in score_table(score(right))
 
 
-def test_left_blank_scores_nothing_and_reveals_nothing(done):
-    for row in score(done['blank']):
+@pytest.mark.slow
+def test_left_blank_scores_nothing_and_reveals_nothing(blank):
+    for row in score(blank):
         assert (row['answered'], row['right'], row['written'], row['mended'], row['notes']) == (0, 0, 0, 0, '')
-        verdicts = shown(done['blank'], row['notebook'])
+        verdicts = shown(blank, row['notebook'])
         for task in TASKS[row['notebook']]:
             if task.kind == 'predict':
                 assert verdicts[task.name] == 'open:\nPut your guess in place of the dots and run the cell again.'
@@ -110,19 +123,21 @@ def test_left_blank_scores_nothing_and_reveals_nothing(done):
                 assert verdicts[f'tests-{task.name}'].endswith(f"goes on with the library's `{task.name}`.")
 
 
-def test_wrong_answers_are_told_with_the_true_value_and_the_reason(done):
-    for row in score(done['wrong']):
+@pytest.mark.slow
+def test_wrong_answers_are_told_with_the_true_value_and_the_reason(wrong):
+    for row in score(wrong):
         assert row['answered'] == row['asked'] and (row['right'], row['written'], row['mended'], row['notes']) == (0, 0, 0, '')
-        verdicts = shown(done['wrong'], row['notebook'])
+        verdicts = shown(wrong, row['notebook'])
         for task in TASKS[row['notebook']]:
             if task.kind == 'predict':
                 assert verdicts[task.name].startswith('wrong:\nYour guess: `') and '`. The true value: `' in verdicts[task.name]
                 assert verdicts[task.name].endswith(task.why)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, function', [(n, f) for n in NAMES for f in BODIES[n]])
-def test_tests_of_a_function_say_what_is_wrong(done, name, function):
-    verdict = shown(done['wrong'], name)[f'tests-{function}']
+def test_tests_of_a_function_say_what_is_wrong(wrong, name, function):
+    verdict = shown(wrong, name)[f'tests-{function}']
     assert verdict.startswith('wrong:\nThis does not hold yet:\n') and BODIES[name][function][2] in verdict
     assert verdict.endswith(f"The notebook goes on with the library's `{function}`.")
 
@@ -158,7 +173,8 @@ def test_signature_and_docstring_stay_and_the_body_goes(name):
         assert ast.get_docstring(mine) == ast.get_docstring(theirs)
         if isinstance(mine, ast.FunctionDef):
             assert ast.dump(mine.args) == ast.dump(theirs.args)
-            assert blanked[cell['id']].splitlines()[:3] == code_of(cell).splitlines()[:3] # comments too
+            end = theirs.body[0].end_lineno # of the docstring; comments stay, too
+            assert blanked[cell['id']].splitlines()[:end] == code_of(cell).splitlines()[:end]
             assert [ast.unparse(s) for s in mine.body[1:]] == ['...']
         else:
             bodies = [ast.unparse(f.body[-1]) for f in mine.body if isinstance(f, ast.FunctionDef)]
@@ -458,9 +474,21 @@ def damage(folder, name, change):
     path.write_text(json.dumps(nb))
 
 
+def write_copy_afresh(folder, name): (folder/f'{name}.ipynb').write_text(json.dumps(COPIES[name]))
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+    "A folder of copies of which only the first has been run, and left blank."
+    folder = tmp_path_factory.mktemp('begun')
+    for name in NAMES[1:]: write_copy_afresh(folder, name)
+    run_copy(fill(NAMES[0], 'blank'), folder/f'{NAMES[0]}.ipynb')
+    return folder
+
+
 @pytest.fixture
-def copies(done, tmp_path):
-    for path in done['right'].glob('*.ipynb'): (tmp_path/path.name).write_bytes(path.read_bytes())
+def copies(right, tmp_path):
+    for path in right.glob('*.ipynb'): (tmp_path/path.name).write_bytes(path.read_bytes())
     return tmp_path
 
 
@@ -515,8 +543,8 @@ def test_score_passes_over_what_is_no_cell(copies):
     assert row_of(copies, '00_data')['right'] == 9 and row_of(copies, '00_data')['written'] == 6
 
 
-def test_score_takes_the_best_of_several(copies, done):
-    (copies/'00_data-Copy1.ipynb').write_bytes((done['blank']/'00_data.ipynb').read_bytes())
+def test_score_takes_the_best_of_several(copies, begun):
+    (copies/'00_data-Copy1.ipynb').write_bytes((begun/'00_data.ipynb').read_bytes())
     def again(nb): # a cell that was copied, and answered wrong above the right one
         wrong = json.loads(json.dumps(cell_of(nb, 'minus')).replace("check('", 'check(\\"').replace("minus',", 'minus\\",'))
         wrong['outputs'][0]['data']['text/plain'] = 'wrong:'
@@ -548,11 +576,8 @@ def test_score_with_an_infinite_value_and_odd_outputs(copies):
     assert (row_of(copies, '00_data')['right'], row_of(copies, '00_data')['notes']) == (7, '')
 
 
-def write_copy_afresh(folder, name): (folder/f'{name}.ipynb').write_text(json.dumps(COPIES[name]))
-
-
-def test_table_says_what_to_look_at_next(done, copies):
-    table = score_table(score(done['blank'])).splitlines()
+def test_table_says_what_to_look_at_next(begun, copies):
+    table = score_table(score(begun)).splitlines()
     assert table[0].split() == ['notebook', 'asked', 'answered', 'right', 'to', 'write', 'written', 'to', 'mend', 'mended']
     assert [line.split()[0] for line in table[1:len(NAMES) + 2]] == [*NAMES, 'all'] and f'0 of {TOTAL} done, 0%.' in table
     assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('comes second when they are sorted? (open)')

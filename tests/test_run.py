@@ -6,7 +6,7 @@ import pytest
 from mnist_sgd.linear_model import check_device
 from mnist_sgd.run import NOTES, climb, climb_figure, main, table
 
-STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'fastai_sgd', 'fastai_learner']
+STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'fastai_sgd', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'all_digits']
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
 
 
@@ -19,10 +19,10 @@ def numbers(result): return [{k: v for k, v in s.items() if k != 'seconds'} for 
 
 def test_stages_and_their_lengths(result):
     assert [s['stage'] for s in result['stages']] == STAGES
-    assert [s['epochs'] for s in result['stages']] == [0, 21, 20, 20, 10]
-    assert [len(s['accuracy']) for s in result['stages']] == [3, 22, 20, 20, 10]
-    assert [s['lr'] for s in result['stages']] == [None, 1, 1, 1, 1]
-    assert [s['bs'] for s in result['stages']] == [None, 256, 256, 256, 256]
+    assert [s['epochs'] for s in result['stages']] == [0, 21, 20, 20, 10, 40, 10, 10]
+    assert [len(s['accuracy']) for s in result['stages']] == [3, 22, 20, 20, 10, 40, 10, 10]
+    assert [s['lr'] for s in result['stages']] == [None, 1, 1, 1, 1, .1, 1, .1]
+    assert [s['bs'] for s in result['stages']] == [None, 256, 256, 256, 256, 256, 256, 64]
     for s in result['stages'][1:]: assert len(s['train_loss']) == len(s['valid_loss']) == s['epochs']
     assert {k for s in result['stages'] for k in s} == {
         'stage', 'epochs', 'lr', 'bs', 'accuracy', 'valid_loss', 'train_loss', 'notes', 'seconds'}
@@ -30,7 +30,7 @@ def test_stages_and_their_lengths(result):
 
 
 def test_numbers_of_the_notes(result):
-    pixels, by_hand, basic, sgd, learner = result['stages']
+    pixels, by_hand, basic, sgd, learner, *_ = result['stages']
     assert pixels['accuracy'] == pytest.approx([.9168, .9854, .9511], abs=5e-5)
     assert len(by_hand['notes']) == 22 and len(sgd['notes']) == 20
     apart = [abs(a - b) for a, b in zip(by_hand['accuracy'], by_hand['notes'])]
@@ -39,6 +39,27 @@ def test_numbers_of_the_notes(result):
     assert [s['notes'] for s in (pixels, basic, learner)] == [None]*3
     assert (by_hand['accuracy'][-1], basic['accuracy'][-1]) == (.9697, .9785)
     assert learner['accuracy'][-1] == pytest.approx(.967615, abs=1e-6)
+
+
+def test_stages_beyond_the_notes_report_as_fastai_does(result):
+    "Every number of the published tables of the net and of fastai's Learner."
+    *_, learner, net, ours, digits = result['stages']
+    published = json.loads((Path(__file__).parent/'references.json').read_text())
+    for stage, rows in ((net, published['neural_net']), (ours, published['fastai_learner']), (learner, published['fastai_learner'])):
+        for what, column in zip(('train_loss', 'valid_loss', 'accuracy'), zip(*rows)):
+            assert stage[what] == pytest.approx(column, abs=1e-6)
+    assert all(s['notes'] is None for s in (net, ours, digits))
+    assert digits['accuracy'][-1] >= .92 and digits['accuracy'] == pytest.approx(sorted(digits['accuracy']), abs=.01)
+
+
+@pytest.mark.slow
+def test_all_stages_climb_to_99_of_100(tmp_path):
+    ran = run('--all', '--json', 'all.json', cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    stages = json.loads((tmp_path/'all.json').read_text())['stages']
+    assert [s['stage'] for s in stages] == [*STAGES, 'all_digits_net', 'all_digits_conv']
+    assert stages[-2]['accuracy'][-1] >= .975 and stages[-1]['accuracy'][-1] >= .99
+    assert 'all_digits_conv' in ran.stdout
 
 
 def test_two_runs_agree_in_every_number(result, tmp_path):
@@ -56,7 +77,7 @@ def test_options(tmp_path):
     assert ran.returncode == 0, ran.stderr
     stages = json.loads((tmp_path/'a.json').read_text())['stages']
     assert [(s['epochs'], s['lr'], s['bs'], len(s['accuracy'])) for s in stages] == [
-        (0, None, None, 3), (2, .5, 100, 3)] + [(2, .5, 100, 2)]*3
+        (0, None, None, 3), (2, .5, 100, 3)] + [(2, .5, 100, 2)]*6
     assert not any(s['notes'] for s in stages)
     assert stages[2]['accuracy'] == stages[3]['accuracy']  # one seed, one start: BasicOptim is fastai's SGD
     assert sorted(o.name for o in tmp_path.iterdir()) == ['a.json', 'a.png']
@@ -78,10 +99,12 @@ def test_seed_changes_the_run():
 def test_table(result):
     lines = table(result).splitlines()
     assert lines[0].split() == ['step', 'parameters', 'epochs', 'accuracy', 'the', 'notes', 'seconds']
-    assert [line.split()[:5] for line in lines[1:6]] == [
+    assert [line.split()[:5] for line in lines[1:9]] == [
         ['pixel_similarity', '0', '0', '0.9511', '-'], ['linear_model', '785', '21', '0.9697', '0.9696'],
         ['basic_optim', '785', '20', '0.9785', '-'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
-        ['fastai_learner', '785', '10', '0.9676', '-']]
+        ['fastai_learner', '785', '10', '0.9676', '-'],
+        ['neural_net', '23581', '40', '0.9828', '-'], ['learner_from_scratch', '785', '10', '0.9676', '-'],
+        ['all_digits', '7850', '10', f"{result['stages'][-1]['accuracy'][-1]:.4f}", '-']]
     for stage, notes in NOTES.items():
         for first in range(0, len(notes), 11): assert ' '.join(f'{n:.4f}' for n in notes[first:first + 11]) in lines
 
@@ -89,7 +112,7 @@ def test_table(result):
 def test_chart(result):
     curves = climb_figure(result).axes[0].lines[1:]
     assert [curve.get_label() for curve in curves] == STAGES[1:]
-    assert [(int(c.get_xdata()[0]), int(c.get_xdata()[-1])) for c in curves] == [(0, 21), (1, 20), (1, 20), (1, 10)]
+    assert [(int(c.get_xdata()[0]), int(c.get_xdata()[-1])) for c in curves] == [(0, 21), (1, 20), (1, 20), (1, 10), (1, 40), (1, 10), (1, 10)]
 
 
 @pytest.mark.parametrize('args, sentence', [
