@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-# %% ../nbs/10_many_workers.ipynb #c97ed9e4
+# %% ../nbs/10_many_workers.ipynb #37f41a3b
 def share(
     xb, # (n, 784) a batch of inputs
     yb, # (n, 1) its targets
@@ -21,13 +21,16 @@ def share(
     world:int, # how many workers there are
 )->tuple: # inputs and targets of that worker; there may be none
     "Every `world`-th image of a batch. Raises ValueError: rank, world, not equally many targets."
-    if not 0 <= rank < world:
+    from mnist_sgd.linear_model import check_whole
+    check_whole(world, 'world')
+    check_whole(rank, 'rank', 0)
+    if rank >= world:
         raise ValueError(f"rank must be from 0 to {world - 1} with {world} workers, got {rank}")
     if len(xb) != len(yb):
         raise ValueError(f"xb and yb must be equally long, got {len(xb)} and {len(yb)}")
     return xb[rank::world], yb[rank::world]
 
-# %% ../nbs/10_many_workers.ipynb #f6a35860
+# %% ../nbs/10_many_workers.ipynb #11d75fd6
 def share_loss(
     preds, # (m, 1) predictions for a worker's share; m may be 0
     yb, # (m, 1) their targets
@@ -35,11 +38,13 @@ def share_loss(
     world:int, # how many workers there are
 ): # a single number: its mean over all workers is the loss of the whole batch
     "`mnist_loss` scaled by the size of the share, 0 for an empty one. Raises as `mnist_loss` does."
-    from mnist_sgd.linear_model import mnist_loss
-    if not len(yb): return preds.sum()
+    from mnist_sgd.linear_model import check_whole, mnist_loss
+    check_whole(n, 'n')
+    check_whole(world, 'world')
+    if preds.shape == yb.shape and not len(yb): return preds.sum()
     return mnist_loss(preds, yb)*(len(yb)*world/n)
 
-# %% ../nbs/10_many_workers.ipynb #7fc0f899
+# %% ../nbs/10_many_workers.ipynb #1bc93aeb
 def worker_epoch(
     model, # nn.Module, inside DistributedDataParallel if there is a process group
     dl, # iterable of batches (xb, yb), the same for every worker
@@ -49,11 +54,14 @@ def worker_epoch(
     device=None, # where the model is; batches are moved there
     epoch:int=None, # number of the epoch, for messages
 )->float: # mean of the batches' losses, the same for every worker
-    "One epoch of one worker. Raises as `batches`, `share_loss` and `check_finite` do."
+    "One epoch of one worker. Raises as `batches`, `share_loss`, `check_finite`, and without a group."
     import torch
     import torch.distributed as dist
     from mnist_sgd.linear_model import batches
     from mnist_sgd.manual_sgd import check_finite
+    if world > 1 and not dist.is_initialized():
+        raise ValueError("several workers need a process group: start them with torchrun or launch")
+    opt.zero_grad() # an earlier backward may have left a gradient
     places, losses = [], []
     for where,xb,yb in batches(dl, device, epoch):
         part_xb, part_yb = share(xb, yb, rank, world)
@@ -83,7 +91,7 @@ def save_checkpoint(
                'settings': settings}
     write_file(path, lambda f: torch.save(content, f))
 
-# %% ../nbs/10_many_workers.ipynb #50cdceb6
+# %% ../nbs/10_many_workers.ipynb #4c0b0e77
 def _read_checkpoint(path):
     "The content of a checkpoint. Raises ValueError unless it is one of `save_checkpoint`."
     import torch
@@ -99,8 +107,12 @@ def _read_checkpoint(path):
     kinds = {'weights': dict, 'epoch': int, 'history': dict, 'settings': dict}
     if not (isinstance(saved, dict) and saved.keys() == kinds.keys()
             and all(isinstance(saved[name], kind) for name,kind in kinds.items())
-            and all(isinstance(t, torch.Tensor) for t in saved['weights'].values())):
+            and all(isinstance(t, torch.Tensor) for t in saved['weights'].values())
+            and saved['epoch'] > 0
+            and all(len(numbers) == saved['epoch'] for numbers in saved['history'].values())):
         raise ValueError(f"{path} is not a checkpoint of mnist_sgd; name another file")
+    if not all(t.isfinite().all() for t in saved['weights'].values()):
+        raise ValueError(f"{path} has weights that are NaN or infinite; name another file")
     return saved
 
 # %% ../nbs/10_many_workers.ipynb #129b978a
@@ -130,7 +142,17 @@ def _place():
     import torch.distributed as dist
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
-# %% ../nbs/10_many_workers.ipynb #29a393ea
+# %% ../nbs/10_many_workers.ipynb #41159906
+def _check_same(done, world):
+    "Raise ValueError unless all workers found the same number of epochs in the checkpoint."
+    import torch.distributed as dist
+    found = [done]*world
+    if world > 1: dist.all_gather_object(found, done)
+    if len(set(found)) > 1:
+        raise ValueError("the workers found different checkpoints; "
+                         "name a file that all machines can read")
+
+# %% ../nbs/10_many_workers.ipynb #2ef27397
 def train_worker(
     model, # nn.Module, with the same parameters in every worker
     dl, # BatchLoader to train on, the same for every worker
@@ -141,17 +163,21 @@ def train_worker(
     device='cpu', # where to train, such as 'cuda:0'
     progress:bool=False, # let rank 0 print a line an epoch?
 )->dict: # lists 'accuracy', 'train_loss', 'valid_loss' and 'seconds', one number an epoch
-    "Train as one of the workers, or alone. Raises ValueError: epochs, lr, loss, checkpoint."
+    "Train as one of the workers, or alone. Raises TypeError, ValueError: bad argument, loss, file."
     from torch.nn.parallel import DistributedDataParallel
     from mnist_sgd.basic_optim import BasicOptim
-    from mnist_sgd.linear_model import (batch_mean, check_device, check_whole, mnist_loss,
+    from mnist_sgd.linear_model import (BatchLoader, batch_mean, check_device, check_whole, mnist_loss,
                                         validate_epoch)
+    if not isinstance(dl, BatchLoader):
+        raise TypeError(f"dl must be a BatchLoader, got {type(dl).__name__}")
+    if dl.shuffle:
+        raise ValueError("dl must not be shuffled: every worker needs the same batches, "
+                         "also after a restart")
     check_whole(epochs, 'epochs')
     check_device(device)
     rank, world = _place()
     model.to(device)
     opt = BasicOptim(model.parameters(), lr)
-    opt.zero_grad() # an earlier backward may have left a gradient
     settings = {'lr': lr, 'bs': dl.batch_size}
     done, history = 0, {'accuracy': [], 'train_loss': [], 'valid_loss': [], 'seconds': []}
     if checkpoint and Path(checkpoint).exists():
@@ -159,7 +185,8 @@ def train_worker(
         if done > epochs:
             raise ValueError(f"{checkpoint} has {done} epochs already, and epochs is {epochs}; "
                              "ask for more, or name another file")
-        if rank == 0 and progress: print(f'{checkpoint}: going on after epoch {done}', flush=True)
+    _check_same(done, world)
+    if done and rank == 0 and progress: print(f'{checkpoint}: going on after epoch {done}', flush=True)
     parallel = DistributedDataParallel(model) if world > 1 else model
     for epoch in range(done + 1, epochs + 1):
         start = perf_counter()
@@ -179,18 +206,18 @@ MODELS = { # name: (draws to skip, epochs, learning rate), as the notes have the
     'linear': (6006, 20, 1.),
     'net': (31312, 40, .1)}
 
-# %% ../nbs/10_many_workers.ipynb #513319c5
+# %% ../nbs/10_many_workers.ipynb #36406e51
 def make_model(
     name:str, # 'linear', or 'net' for 784-30-1
 ): # nn.Module, untrained, from (n, 784) to (n, 1)
     "The model with the parameters that the notes start from. Raises ValueError for another name."
     from torch import nn
     from mnist_sgd.linear_model import skip_draws
+    from mnist_sgd.neural_net import make_net
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     skip_draws(MODELS[name][0])
-    if name == 'linear': return nn.Linear(28*28, 1)
-    return nn.Sequential(nn.Linear(28*28, 30), nn.ReLU(), nn.Linear(30, 1))
+    return nn.Linear(28*28, 1) if name == 'linear' else make_net(28*28, 30, 1)
 
 # %% ../nbs/10_many_workers.ipynb #d3423246
 def _stop(message, status=2):
@@ -279,7 +306,7 @@ def _train(options):
             'device': options.device, 'history': history,
             'versions': {'python': sys.version.split()[0], 'torch': torch.__version__}}
 
-# %% ../nbs/10_many_workers.ipynb #ef384536
+# %% ../nbs/10_many_workers.ipynb #9c1c3425
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
@@ -296,20 +323,22 @@ def main(
     except (ValueError, TypeError, OSError) as e: _stop(e)
     except RuntimeError as e:
         if not re.search('gloo|nccl|connection', str(e), re.I): raise
-        _stop(f"worker {rank} has lost another worker; --max-restarts 1 starts all again", 1)
-    except KeyboardInterrupt: _stop('stopped', 130)
+        _stop(f"worker {rank} has lost another worker", 1)
+    except KeyboardInterrupt:
+        if rank: sys.exit(130)
+        _stop('stopped', 130)
 
 # %% ../nbs/10_many_workers.ipynb #dc587d3d
 if __name__ == '__main__' and '__file__' in globals(): main() # a notebook has no __file__
 
-# %% ../nbs/10_many_workers.ipynb #a4aed897
+# %% ../nbs/10_many_workers.ipynb #f8c06b27
 def torchrun_command(
     workers:int, # how many processes
     *options, # words for `mnist_sgd.many_workers`, such as '--epochs', '3'
     port:int=None, # where the workers meet; any that is free if None
     restarts:int=0, # how often all workers may be started again after one has died
 )->list: # the words of the command, as `subprocess` takes them
-    "What to run for that many workers. Raises ValueError: fewer than one worker, or no port."
+    "What to run for that many workers. Raises ValueError unless all are whole numbers that can be."
     from mnist_sgd.linear_model import check_whole
     check_whole(workers, 'workers')
     check_whole(restarts, 'restarts', 0)
@@ -320,29 +349,31 @@ def torchrun_command(
     return [sys.executable, '-m', 'torch.distributed.run', *where, '--nproc-per-node', str(workers),
             '--max-restarts', str(restarts), '-m', 'mnist_sgd.many_workers', *map(str, options)]
 
-# %% ../nbs/10_many_workers.ipynb #3bf49ca3
+# %% ../nbs/10_many_workers.ipynb #40e1bb72
 def check_port(
     port:int, # from 1 to 65535
 ):
     "Raise ValueError unless a server could listen at `port` on this machine."
     from mnist_sgd.linear_model import check_whole
     check_whole(port, 'port')
+    if port > 65_535: raise ValueError(f"port must be from 1 to 65535, got {port}")
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1) # one left a moment ago is free
         try: s.bind(('', port))
-        except (OSError, OverflowError) as e:
-            raise ValueError(f"port {port} cannot be used ({getattr(e, 'strerror', None) or e}); "
+        except OSError as e:
+            raise ValueError(f"port {port} cannot be used ({e.strerror}); "
                              "name another one, or none to get one that is free") from e
 
-# %% ../nbs/10_many_workers.ipynb #eed8c391
+# %% ../nbs/10_many_workers.ipynb #9cae7a1c
 def _why(errors, port):
     "One sentence from what a failed run printed."
     ours = re.search(r'^mnist_sgd\.many_workers: (.*)', errors, re.M)
-    if ours: return ours[1]
+    if ours: return ours[1] + ('; allow restarts' if 'has lost another worker' in ours[1] else '')
     if 'EADDRINUSE' in errors: return f"port {port} is taken; name another one"
-    killed = re.search(r'Signal \d+ \(\w+\)', errors)
-    if killed: return f"a worker was ended by {killed[0]}; allow restarts"
-    return f"torchrun failed ({(errors.strip() or 'without a word').splitlines()[-1]})"
+    killed = re.findall(r'Signal \d+ \(\w+\)', errors) # the root cause comes last
+    if killed: return f"a worker was ended by {killed[-1]}; allow restarts"
+    raised = re.findall(r'^(?:\[rank\d+\]: )?(\w*(?:Error|Exception): .*)', errors, re.M)
+    return f"torchrun failed ({raised[0] if raised else 'without a word'})"
 
 # %% ../nbs/10_many_workers.ipynb #c2a30339
 def launch(
@@ -384,7 +415,7 @@ def step_bytes(
     check_whole(workers, 'workers')
     return 2*(workers - 1)/workers*parameters*4
 
-# %% ../nbs/10_many_workers.ipynb #adcc6123
+# %% ../nbs/10_many_workers.ipynb #9a8f482c
 def step_seconds(
     parameters:int, # how many numbers a gradient has
     workers:int, # how many machines
@@ -392,7 +423,7 @@ def step_seconds(
     bandwidth:float, # bytes a second that a machine can send
     latency:float, # seconds that a message takes at least
 )->float: # seconds for one step
-    "compute/N + bytes/bandwidth + 2(N-1) latency. Raises ValueError unless they are positive."
+    "compute/N + bytes/bandwidth + 2(N-1) latency. Raises ValueError for a size that cannot be."
     if not (compute > 0 and bandwidth > 0 and latency >= 0):
         raise ValueError("compute and bandwidth must be positive and latency not negative, "
                          f"got {compute}, {bandwidth} and {latency}")

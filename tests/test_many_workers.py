@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
 from mnist_sgd.linear_model import BatchLoader, mnist_loss
-from mnist_sgd.many_workers import (check_port, launch, load_checkpoint, main, make_model, save_checkpoint, share,
-                                    share_loss, step_bytes, step_seconds, torchrun_command, train_worker)
+from mnist_sgd.many_workers import (_why, check_port, launch, load_checkpoint, main, make_model, save_checkpoint, share, share_loss,
+                                    step_bytes, step_seconds, torchrun_command, train_worker, worker_epoch)
 
 SETTINGS = {'lr': 1., 'bs': 256}
 HISTORY = {'accuracy': [.5], 'train_loss': [.4], 'valid_loss': [.4], 'seconds': [.1]}
@@ -38,8 +38,9 @@ def test_share():
     x, y = torch.arange(10.).view(5, 2), torch.arange(5).view(5, 1)
     assert [share(x, y, rank, 3)[1].flatten().tolist() for rank in range(3)] == [[0, 3], [1, 4], [2]]
     assert share(x, y, 5, 6)[0].shape == (0, 2)
-    for rank, world in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(ValueError, match='rank must be from 0 to'): share(x, y, rank, world)
+    with pytest.raises(ValueError, match='rank must be from 0 to 1 with 2 workers, got 2'): share(x, y, 2, 2)
+    for rank, world, name in ((-1, 2, 'rank'), (0, 0, 'world'), (0, 2., 'world'), ('0', 2, 'rank')):
+        with pytest.raises(ValueError, match=f'{name} must be a whole number from'): share(x, y, rank, world)
     with pytest.raises(ValueError, match='must be equally long, got 5 and 4'): share(x, y[:4], 0, 2)
 
 
@@ -152,7 +153,9 @@ def test_checkpoint_runs_no_code(tmp_path, content, capfd):
 
 @pytest.mark.parametrize('content', [3, [1], {}, {'weight': torch.zeros(1, 3)},
                                      {'weights': [], 'epoch': 1, 'history': {}, 'settings': {}},
-                                     {'weights': {'weight': 1}, 'epoch': 1, 'history': {}, 'settings': {}}])
+                                     {'weights': {'weight': 1}, 'epoch': 1, 'history': {}, 'settings': {}},
+                                     {'weights': {}, 'epoch': -3, 'history': {}, 'settings': {}},
+                                     {'weights': {}, 'epoch': 5, 'history': {'accuracy': []}, 'settings': {}}])
 def test_file_that_is_no_checkpoint(tmp_path, content):
     torch.save(content, tmp_path/'a.pt')
     with pytest.raises(ValueError, match='is not a checkpoint of mnist_sgd; name another file'):
@@ -173,6 +176,38 @@ def test_checkpoint_of_other_settings(tmp_path, settings):
     save_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), 1, HISTORY, SETTINGS)
     with pytest.raises(ValueError, match='was trained with .* take the same settings, or name another file'):
         load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), settings)
+
+
+def test_checkpoint_of_weights_that_are_not_finite(tmp_path):
+    model = nn.Linear(3, 1)
+    with torch.no_grad(): model.weight[0, 0] = float('nan')
+    save_checkpoint(tmp_path/'a.pt', model, 1, HISTORY, SETTINGS)
+    with pytest.raises(ValueError, match='has weights that are NaN or infinite'): load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), SETTINGS)
+
+
+def test_what_ended_a_run():
+    report = 'W torchrun\n{}\n======\nx FAILED\n{}\n======\n'
+    assert _why(report.format('', 'Signal 15 (SIGTERM)\nRoot Cause\nSignal 9 (SIGKILL)'), None) == 'a worker was ended by Signal 9 (SIGKILL); allow restarts'
+    assert _why(report.format('[rank0]: RuntimeError: out of memory', ''), None) == 'torchrun failed (RuntimeError: out of memory)'
+    assert _why('mnist_sgd.many_workers: lr must be positive\n' + report, None) == 'lr must be positive'
+    assert _why('mnist_sgd.many_workers: worker 1 has lost another worker\n', None).endswith('another worker; allow restarts')
+    assert _why('bind: EADDRINUSE', 29500) == 'port 29500 is taken; name another one'
+
+
+def test_several_workers_without_a_group(tiny_dl):
+    model = nn.Linear(784, 1)
+    with pytest.raises(ValueError, match='several workers need a process group'):
+        worker_epoch(model, tiny_dl, BasicOptim(model.parameters(), .1), rank=1, world=2)
+
+
+def test_an_earlier_gradient_is_forgotten(tiny_dl):
+    def trained(grad):
+        torch.manual_seed(0)
+        model = nn.Linear(784, 1)
+        model.weight.grad = grad
+        worker_epoch(model, tiny_dl, BasicOptim(model.parameters(), .1))
+        return model.weight
+    assert_close(trained(torch.ones(1, 784)), trained(None), rtol=0, atol=0)
 
 
 def test_missing_checkpoint(tmp_path):
@@ -197,6 +232,9 @@ def test_bad_training(tiny_dl, tmp_path):
     with pytest.raises(ValueError, match='epochs must be a whole number from 1'):
         train_worker(model, tiny_dl, tiny_dl, 0, 1.)
     with pytest.raises(ValueError, match='lr must be a positive number'): train_worker(model, tiny_dl, tiny_dl, 1, 0.)
+    with pytest.raises(TypeError, match='dl must be a BatchLoader, got list'): train_worker(model, [*tiny_dl], tiny_dl, 1, 1.)
+    with pytest.raises(ValueError, match='dl must not be shuffled'):
+        train_worker(model, BatchLoader(tiny_dl.x, tiny_dl.y, 2, shuffle=True), tiny_dl, 1, 1.)
     with pytest.raises(ValueError, match="device 'moon' cannot be used"):
         train_worker(model, tiny_dl, tiny_dl, 1, 1., device='moon')
     with pytest.raises(ValueError, match='the loss is nan at epoch 1, batch 2'):
@@ -227,7 +265,7 @@ def test_port_that_is_taken():
     assert done.returncode == 2
     assert re.fullmatch(rf'mnist_sgd.many_workers: the workers cannot meet at 127.0.0.1:{port} .*\n', done.stderr)
     check_port(port)
-    with pytest.raises(ValueError, match='port 70000 cannot be used'): check_port(70_000)
+    with pytest.raises(ValueError, match='port must be from 1 to 65535, got 70000'): check_port(70_000)
 
 
 @pytest.mark.parametrize('words, message', [

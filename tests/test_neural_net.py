@@ -48,10 +48,10 @@ def test_scale_of_the_first_weights_decides(dl, valid_dl, one_thread):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.booleans(), st.integers(0, 2**31))
-def test_merged_layers_are_the_layers(sizes, bias, seed):
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 2**31))
+def test_merged_layers_are_the_layers(sizes, biases, seed):
     torch.manual_seed(seed)
-    layers = [nn.Linear(i, o, bias=bias, dtype=torch.float64) for i, o in zip(sizes, sizes[1:])]
+    layers = [nn.Linear(i, o, bias=bias, dtype=torch.float64) for i, o, bias in zip(sizes, sizes[1:], biases)]
     x = torch.randn(4, sizes[0], dtype=torch.float64)
     merged = merge_linear(*layers)
     assert_close(merged(x), nn.Sequential(*layers)(x))
@@ -90,7 +90,8 @@ def test_net_draws_its_weights_in_order():
 
 def test_features_are_drawn_on_one_scale():
     import matplotlib.pyplot as plt
-    figure = show_features(torch.diag(tensor([1., -3.])).repeat(1, 392).requires_grad_(), titles='ab', title='two')
+    figure = show_features(torch.diag(tensor([1., -3.])).repeat(1, 392).requires_grad_(), titles='ab', title='two', ncols=2)
+    assert [ax.get_title() for ax in figure.axes] == ['a', 'b'] and figure.get_suptitle() == 'two'
     drawn = [ax.images[0] for ax in figure.axes if ax.images]
     assert [im.get_clim() for im in drawn] == [(-3, 3)]*2
     assert drawn[1].get_array()[0, 1] == -3
@@ -109,5 +110,10 @@ def test_refuses():
     with pytest.raises(TypeError, match='only nn.Linear can be merged, got ReLU'): merge_linear(*make_net(3, 2, 1))
     with pytest.raises(ValueError, match='a layer with 2 outputs cannot feed one with 3 inputs'):
         merge_linear(nn.Linear(3, 2), nn.Linear(3, 2))
-    for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30)):
-        with pytest.raises(ValueError, match=r'show_features needs weights \(n, 784\)'): show_features(weights)
+    with pytest.raises(ValueError, match='one dtype and be on one device'): merge_linear(nn.Linear(2, 2), nn.Linear(2, 1).double())
+    for x in (torch.ones(2).long(), [1.], 3.):
+        with pytest.raises(TypeError, match='relu needs a tensor of floats, got'): relu(x)
+    with pytest.raises(TypeError, match='needs a tensor .*, got list'): show_features([1.])
+    with pytest.raises(ValueError, match='NaN or infinite'): show_features(torch.full((1, 784), torch.nan))
+    for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30), torch.ones(0, 784)):
+        with pytest.raises(ValueError, match=r'show_features needs weights \(n, 784\), n from 1'): show_features(weights)

@@ -53,10 +53,11 @@ def test_gradient_where_the_sigmoid_is_flat():
 
 def test_gradient_refuses():
     x, y, weights, bias = small(4)
-    with pytest.raises(ValueError, match='linear1 needs inputs'): mnist_grad(x, y, weights.T, bias)
-    with pytest.raises(ValueError, match='must have the same shape'): mnist_grad(x, y.squeeze(), weights, bias)
+    with pytest.raises(ValueError, match=r'x must be \(n, 784\)'): mnist_grad(x, y, weights.T, bias)
+    with pytest.raises(ValueError, match=r'x must be \(n, 784\)'): mnist_grad(x, y.repeat(1, 10), weights.repeat(1, 10), bias.repeat(10))
+    with pytest.raises(ValueError, match=r'y \(n, 1\)'): mnist_grad(x, y.squeeze(), weights, bias)
     with pytest.raises(ValueError, match='targets must be 0 or 1, got 7'): mnist_grad(x, y*0 + 7, weights, bias)
-    with pytest.raises(ValueError, match='nothing to compare'): mnist_grad(x[:0], y[:0], weights, bias)
+    with pytest.raises(ValueError, match='x is empty'): mnist_grad(x[:0], y[:0], weights, bias)
 
 
 @pytest.mark.parametrize('dtype, near', [(torch.float32, 1e-5), (torch.float64, 1e-9)])
@@ -134,7 +135,7 @@ def test_train_as_train_model(dl, valid_dl, one_thread):
     fast = fast_train(dl.x, dl.y, valid_dl.x, valid_dl.y, *ours, epochs=21)
     assert fast['accuracy'] == slow['accuracy']
     for what in ('train_loss', 'valid_loss'): assert fast[what] == pytest.approx(slow[what], abs=1e-6)
-    assert list(fast) == list(slow) and len(fast['seconds']) == 21 and min(fast['seconds']) > 0
+    assert list(fast) == list(slow) and len(fast['seconds']) == 21
     for a, b in zip(ours, params): assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -162,7 +163,7 @@ def refused(*, x=None, y=None, weights=None, bias=None):
     ({'y': torch.ones(6)}, ValueError, r'y \(n, 1\)'),
     ({'y': torch.ones(5, 1)}, ValueError, r'y \(n, 1\)'),
     ({'x': torch.ones(6, 28, 28)}, ValueError, r'got \(6, 28, 28\), \(6, 1\)'),
-    ({'x': torch.ones(0, 784), 'y': torch.ones(0, 1)}, ValueError, 'there is no image: x and y are empty'),
+    ({'x': torch.ones(0, 784), 'y': torch.ones(0, 1)}, ValueError, 'x is empty: it has no image or no pixel'),
     ({'y': torch.ones(6, 1)*3}, ValueError, 'targets must be 0 or 1, got 3.0'),
     ({'weights': torch.ones(784, 1, device='meta')}, ValueError, 'must be on one device')])
 def test_bad_tensors(bad, error, message):
