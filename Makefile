@@ -36,7 +36,7 @@ practice-test: setup
 	$(BIN)/pytest tests/test_practice.py
 
 setup: .venv/ready
-.venv/ready: constraints.txt settings.ini setup.py pyproject.toml
+.venv/ready: constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mnist_sgd needs Python 3.10 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

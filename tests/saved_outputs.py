@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from struct import unpack
 
-LONG = '06_neural_net.ipynb', '10_many_workers.ipynb' # nbdev_test runs them; a second time every day would take too long
+LONG = '06_neural_net.ipynb', '09_speed.ipynb', '10_many_workers.ipynb' # nbdev_test runs them; twice a day would take too long
 
 NUMBER = re.compile(r'(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?')
 DURATION = re.compile(r'\b\d+(?:\.\d+)? ?(?:s|ms|µs|ns|min|h)\b|\b\d\d:\d\d(?::\d\d)?\b')

@@ -70,6 +70,7 @@ def test_same_training_with_any_number_of_workers(runs, workers):
     for ours, theirs in zip(model.parameters(), alone.parameters()): assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_net_with_shares_that_are_never_equal(dl, valid_dl, tmp_path):
     net = make_model('net')
     expected = train_model(net, dl, valid_dl, BasicOptim(net.parameters(), .1), 2, progress=False)
@@ -102,6 +103,7 @@ def test_killed_worker_is_restarted_from_the_checkpoint(dl, valid_dl, tmp_path):
     assert_close(trained(checkpoint)[0].weight, model.weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_worker_without_restarts_ends_the_run(tmp_path):
     "The others do not wait for ever, and the exit status tells."
     command = torchrun_command(2, '--epochs', 1000)
