@@ -14,15 +14,15 @@ from .data import NPZ, load_digit
 from .learner_from_scratch import set_lr
 from .linear_model import BatchLoader
 
-# %% ../nbs/08_all_digits.ipynb #02a39d39
+# %% ../nbs/08_all_digits.ipynb #0a02ded7
 def load_all(
     split:str='train', # 'train' (60,000 images) or 'valid' (10,000)
     npz=NPZ, # a file made by `pack_mnist`
 )->tuple: # x (n, 784) of floats in [0, 1], and y (n,) of int64, the digits; 0s first, then 1s, ...
     "All images of all digits, and their labels. Raises ValueError as `load_digit` does."
-    images = [load_digit(digit, split, npz=npz) for digit in range(10)]
+    images = [load_digit(digit, split, torch.uint8, npz) for digit in range(10)]
     y = torch.cat([torch.full((len(x),), digit) for digit,x in enumerate(images)])
-    return torch.cat(images).flatten(1), y
+    return torch.cat(images).flatten(1).float().div_(255), y
 
 # %% ../nbs/08_all_digits.ipynb #85d49753
 def mean_distances(

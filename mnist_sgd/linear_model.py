@@ -120,7 +120,7 @@ def check_whole(
     if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
         raise ValueError(f"{name} must be a whole number from {least}, got {number!r}")
 
-# %% ../nbs/03_linear_model.ipynb #8ba9b503
+# %% ../nbs/03_linear_model.ipynb #5a9c1924
 #| write: __len__ __iter__
 class BatchLoader:
     "The batches of `DataLoader(list(zip(x, y)), batch_size)`, as views of x and y unless shuffled."
@@ -143,11 +143,11 @@ class BatchLoader:
     def __len__(self): return math.ceil(len(self.x)/self.batch_size)
 
     def __iter__(self):
-        x, y = self.x, self.y
-        if self.shuffle:
-            order = torch.randperm(len(x), generator=self.generator).to(x.device)
-            x, y = x[order], y[order.to(y.device)]
-        yield from zip(x.split(self.batch_size), y.split(self.batch_size))
+        if not self.shuffle:
+            yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size))
+            return
+        order = torch.randperm(len(self.x), generator=self.generator)
+        for which in order.split(self.batch_size): yield self.x[which], self.y[which]
 
 # %% ../nbs/03_linear_model.ipynb #9a399447
 def calc_grad(

@@ -10,7 +10,7 @@ import argparse, json, math, os, sys
 from pathlib import Path
 from time import perf_counter
 
-# %% ../nbs/90_run.ipynb #ecaf7931
+# %% ../nbs/90_run.ipynb #42108110
 STAGES = { # stage: (draws to skip, epochs, parameters)
     'pixel_similarity': (None, 0, 0),
     'linear_model': (4269, 21, 785),
@@ -21,7 +21,7 @@ STAGES = { # stage: (draws to skip, epochs, parameters)
     'learner_from_scratch': (6871, 10, 785),
     'all_digits': (0, 10, 7850),
     'all_digits_net': (0, 10, 79_510),
-    'all_digits_conv': (0, 6, 34_026)}
+    'all_digits_conv': (0, 8, 34_026)}
 
 SLOW = 'all_digits_net', 'all_digits_conv' # only run if all are asked for
 
@@ -84,7 +84,7 @@ def _train(stage, dl, valid_dl, epochs, lr, device, progress):
     opt = opt_func(model.to(device).parameters(), lr=lr)
     return train_model(model, dl, valid_dl, opt, epochs, device=device, progress=progress)
 
-# %% ../nbs/90_run.ipynb #07c71870
+# %% ../nbs/90_run.ipynb #04f1ec55
 def _train_digits(stage, epochs, lr, bs, device, progress):
     "Train one stage of all ten digits and return its history."
     from functools import partial
@@ -94,7 +94,8 @@ def _train_digits(stage, epochs, lr, bs, device, progress):
     cbs, kwargs = [Anneal()], {}
     if stage == 'all_digits': model, cbs = torch.nn.Linear(28*28, 10), []
     elif stage == 'all_digits_net': model = make_net(28*28, 100, 10)
-    else: model, kwargs = make_conv(), {'opt_func': partial(torch.optim.SGD, momentum=.9)}
+    else: model, kwargs = make_conv(), {
+        'opt_func': partial(torch.optim.SGD, momentum=.9, weight_decay=.001)}
     return _fit(digit_loaders(bs), model, cross_entropy, digit_accuracy, epochs, lr, device, progress,
                 cbs, **kwargs)
 
