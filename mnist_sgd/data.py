@@ -162,8 +162,8 @@ def write_file(
     write, # function that writes the content into an open binary file
 ):
     "Write a file that is complete or not there. Raises ValueError where it cannot be written."
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
+    path = Path(os.path.realpath(path)) # what is still a link leads to itself
+    if path.is_symlink() or path.exists() and not path.is_file():
         raise ValueError(f"cannot write {path}: it exists and is not a file; name another")
     partial = path.with_name(f'mnist_sgd.{os.getpid()}.partial')
     try:
@@ -232,7 +232,7 @@ def _write_files(folder, names, npz, progress):
                 Image.fromarray(image).save(folder/name)
                 rows.append(f'{name},{int(digit == 7)}')
                 bar.update()
-    (folder/'labels.csv').write_text('\n'.join(rows) + '\n')
+    (folder/'labels.csv').write_text('\n'.join(rows) + '\n', encoding='utf-8', newline='\n')
 
 # %% ../nbs/00_data.ipynb #bbf6b4e9
 def _write_sample(folder, partial, names, npz, progress):

@@ -233,10 +233,10 @@ class _Parser(argparse.ArgumentParser):
 # %% ../nbs/10_many_workers.ipynb #f7ed2413
 def _file(text):
     "A file in a folder that exists, for argparse."
-    path = Path(text)
-    if not text or path.is_dir() or not path.resolve().parent.is_dir():
+    path = Path(os.path.realpath(text)) # what is still a link leads to itself
+    if not text or path.is_dir() or path.is_symlink() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
-    return path
+    return Path(text)
 
 # %% ../nbs/10_many_workers.ipynb #95409ebf
 def _parser():

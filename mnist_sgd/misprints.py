@@ -24,11 +24,8 @@ def _data():
     data = {'path': path}
     data['threes'], data['sevens'] = [sorted((path/'train'/digit).iterdir()) for digit in '37']
     data['three_tensor'], data['seven_tensor'] = map(list, load_pair(3, 7, dtype=torch.uint8))
-    train, valid = load_pair(3, 7), load_pair(3, 7, split='valid')
-    data['stacked_threes'], data['stacked_sevens'] = train
-    data['valid_3_tens'], data['valid_7_tens'] = valid
-    data['train_x'], data['train_y'] = label_pair(*train)
-    data['valid_x'], data['valid_y'] = label_pair(*valid)
+    data['train_x'], data['train_y'] = label_pair(*load_pair(3, 7))
+    data['valid_x'], data['valid_y'] = label_pair(*load_pair(3, 7, split='valid'))
     replay_state('first_predictions')
     for name in ('first_preds', 'preds'): # the notes made these parameters twice
         data[name] = (data['train_x']@init_params((28*28, 1)) + init_params(1)).detach()
@@ -39,6 +36,9 @@ _NOTES = """
 import numpy as np, pandas as pd, torch.nn.functional as F
 from fastai.basics import SGD, DataLoader, DataLoaders, Learner, first, nn, tensor, torch
 from PIL import Image
+from torch.utils.data import TensorDataset # at once; a list of pairs takes longer than all the rest
+stacked_threes, stacked_sevens = train_x.view(-1, 28, 28).split([len(threes), len(sevens)])
+valid_3_tens, valid_7_tens = valid_x.view(-1, 28, 28).split([1010, 1028])
 im3_t = tensor(Image.open(threes[1]))
 a_3, mean3, mean7 = stacked_threes[1], stacked_threes.mean(0), stacked_sevens.mean(0)
 def mnist_distance(a, b): return (a - b).abs().mean((-1, -2))
@@ -53,11 +53,11 @@ def mnist_loss(predictions, targets):
     predictions = predictions.sigmoid()
     return torch.where(targets == 1, 1 - predictions, predictions).mean()
 
-dset = list(zip(train_x, train_y))
+dset = TensorDataset(train_x, train_y)
 x, y = dset[0]
 dl = DataLoader(dset, batch_size=256)
 xb, yb = first(dl)
-valid_dl = DataLoader(list(zip(valid_x, valid_y)), batch_size=256)
+valid_dl = DataLoader(TensorDataset(valid_x, valid_y), batch_size=256)
 batchOf4 = train_x[:4]
 lr = 1.
 params = weights, bias

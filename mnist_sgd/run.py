@@ -100,8 +100,8 @@ def _train_digits(stage, epochs, lr, bs, device, progress):
                 cbs, **kwargs)
 
 # %% ../nbs/90_run.ipynb #6da92576
-def _stages(epochs, lr, bs, seed, device, progress, everything):
-    "Train the stages and return their records."
+def _stages(names, epochs, lr, bs, seed, device, progress):
+    "Train these stages and return their records."
     import torch
     from tqdm import tqdm
     from mnist_sgd.data import load_pair
@@ -110,10 +110,10 @@ def _stages(epochs, lr, bs, seed, device, progress, everything):
 
     train, valid = load_pair(3, 7), load_pair(3, 7, split='valid')
     tensors = [[t.to(device) for t in label_pair(*pair)] for pair in (train, valid)]
-    chosen = {stage: plan for stage,plan in STAGES.items() if everything or stage not in SLOW}
     stages = []
-    with tqdm(chosen.items(), desc='the climb', disable=not progress, leave=False) as bar:
-        for stage,(skip,default_epochs,_) in bar:
+    with tqdm(names, desc='the climb', disable=not progress, leave=False) as bar:
+        for stage in bar:
+            skip, default_epochs, _ = STAGES[stage]
             bar.set_postfix_str(stage)
             start = perf_counter()
             if stage == 'pixel_similarity':
@@ -148,6 +148,7 @@ def climb(
     device:str='cpu', # where to train, such as 'cuda'
     progress:bool=True, # show a progress bar?
     everything:bool=False, # run the stages of `SLOW`, too?
+    stages:list=None, # only these, such as ['linear_model']
 )->dict: # {'stages': [...], 'versions': {...}}, all of it ready for JSON
     "Run the stages on the real data. Raises ValueError: bad argument, loss that is not finite."
     import fastai, numpy, torch
@@ -158,16 +159,19 @@ def climb(
     if epochs is not None: check_whole(epochs, 'epochs')
     if bs is not None: check_whole(bs, 'bs')
     if seed is not None: check_whole(seed, 'seed', least=0)
+    if stages is None: stages = [stage for stage in STAGES if everything or stage not in SLOW]
+    if not (isinstance(stages, (list, tuple)) and stages and all(s in list(STAGES) for s in stages)):
+        raise ValueError(f"stages must be a list of names in STAGES, such as ['linear_model'], got {stages!r}")
     check_device(device)
     if torch.device(device).type == 'meta': raise ValueError("device 'meta' computes nothing; try 'cpu'")
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        stages = _stages(epochs, lr, bs, seed, device, progress, everything)
+        records = _stages(stages, epochs, lr, bs, seed, device, progress)
     finally: torch.set_num_threads(threads)
     versions = {'mnist_sgd': mnist_sgd.__version__, 'python': sys.version.split()[0],
                 'torch': torch.__version__, 'fastai': fastai.__version__, 'numpy': numpy.__version__}
-    return {'stages': stages, 'versions': versions}
+    return {'stages': records, 'versions': versions}
 
 # %% ../nbs/90_run.ipynb #a8e8e1e8
 def table(
@@ -223,15 +227,16 @@ def _rate(text):
 def _file(text):
     "A file that can be written, for argparse."
     try:
-        path = Path(text).resolve() # a link is followed, so that it stays a link
-        known = path.exists()
+        path = Path(os.path.realpath(text)) # a link is followed, so that it stays a link
+        try: known = bool(path.lstat())
+        except (FileNotFoundError, NotADirectoryError): known = False
         if not text or known and not path.is_file():
             raise argparse.ArgumentTypeError(f"must be a file, got {text!r}")
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise argparse.ArgumentTypeError(f"must be in a folder that you can write to, got {text!r}")
         if known and not os.access(path, os.W_OK):
             raise argparse.ArgumentTypeError(f"must be a file that you can write to, got {text!r}")
-    except (OSError, RuntimeError) as e: # RuntimeError is a link that leads to itself
+    except OSError as e: # such as a name that is too long
         raise argparse.ArgumentTypeError(f"cannot be used, got {text!r} ({e})") from e
     return Path(text)
 
@@ -267,11 +272,13 @@ def main(
     if options.json and Path(options.json).resolve() == Path(options.plot).resolve():
         parser.error("--plot and --json must be two files")
     try:
+        import matplotlib.pyplot as plt
         from mnist_sgd.data import write_file
         result = climb(options.epochs, options.lr, options.bs, options.seed, options.device,
                        bool(sys.stderr) and sys.stderr.isatty(), options.all)
         figure = climb_figure(result)
         write_file(options.plot, lambda f: figure.savefig(f, format='png'))
+        plt.close(figure)
         text = json.dumps(result, indent=1)
         if options.json == '-': print(text, flush=True)
         else:

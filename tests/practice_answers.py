@@ -1,8 +1,20 @@
-"""What a learner might answer in the practice copies.
+"""What a learner might answer in the practice copies, and copies that are filled in with it.
 
 QUESTIONS: for each question a right and a wrong guess. BODIES: for each function to write a slip, as text to be replaced in
 the body of the library's own, and words of the test that must catch it.
 """
+import ast, json
+
+import nbformat
+
+from notebooks import is_slow
+from mnist_sgd.misprints import MISPRINTS
+from mnist_sgd.practice import practice_copy, tasks, walk
+
+SOURCES = {name: json.loads(path.read_text(encoding='utf-8')) for name, path in walk().items()}
+TASKS = {name: tasks(nb) for name, nb in SOURCES.items()}
+COPIES = {name: practice_copy(nb, name) for name, nb in SOURCES.items()}
+
 QUESTIONS = {
     '00_data': {
         'second_file': ('10000.png', '12.png'),
@@ -213,3 +225,53 @@ BODIES = {
         'check_port': ("s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)", "return", 'the port is taken'),
         'step_bytes': ("2*(workers - 1)/workers", "(workers - 1)/workers", 'the ring above'),
         'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')}}
+
+
+def text(cell): return ''.join(cell['source'])
+
+
+def code_of(cell): return '\n'.join(line for line in text(cell).splitlines() if not line.startswith('#|')).strip()
+
+
+def repair(line):
+    number, _, which = line.partition('.')
+    return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1].right
+
+
+def slow_cells(name):
+    "The slow cells of a notebook and the questions in them, as the copy names them."
+    slow = [cell for cell in SOURCES[name]['cells'] if is_slow(cell)]
+    return {cell['id'] for cell in slow} | {task.name for task in tasks({'cells': slow})}
+
+
+def fill(name, learner, slow_too=False):
+    """A practice copy as `learner` fills it in: 'right', 'wrong', 'blank' or 'right after blank'.
+
+    The last one runs each question and each function left blank first, as learners do.
+    """
+    nb = nbformat.from_dict(COPIES[name])
+    if not slow_too: nb.cells = [cell for cell in nb.cells if cell.id not in slow_cells(name)]
+    if learner == 'blank': return nb
+    bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
+    untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
+    cells, nb.cells = nb.cells, []
+    for cell in cells:
+        blank = []
+        if cell.id in QUESTIONS[name]:
+            guess = QUESTIONS[name][cell.id][learner == 'wrong']
+            guess = guess.__name__ if isinstance(guess, type) else repr(guess)
+            cell.source = cell.source.replace('guess = ...', f'guess = {guess}', 1)
+            blank = [untouched[cell.id]]
+        elif cell.id in bodies:
+            function = ast.parse(bodies[cell.id]).body[-1].name
+            cell.source = bodies[cell.id] + '\n'
+            if learner == 'wrong':
+                right_words, wrong_words, _ = BODIES[name][function]
+                assert right_words in cell.source
+                cell.source = cell.source.replace(right_words, wrong_words)
+            blank = [untouched[cell.id], untouched[f'tests-{function}']]
+        elif cell.source.startswith('%%mend '):
+            first = cell.source.splitlines()[0]
+            cell.source = f'{first}\n' + ('"no repair"' if learner == 'wrong' else repair(first.split()[1]))
+        nb.cells += [*(blank if learner == 'right after blank' else []), cell]
+    return nb

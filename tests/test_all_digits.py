@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn, tensor
 from torch.testing import assert_close
 
@@ -37,7 +37,6 @@ def test_ten_means_are_right_about_two_thirds(valid_10):
     assert (distances.argmin(1) == y).float().mean().item() == pytest.approx(.6685, abs=5e-4)
 
 
-@settings(deadline=None)
 @given(rows)
 def test_softmax_and_its_parts_are_those_of_torch(x):
     assert_close(log_sum_exp(x), torch.logsumexp(x, -1))
@@ -46,7 +45,6 @@ def test_softmax_and_its_parts_are_those_of_torch(x):
     assert_close(softmax(x).sum(-1), torch.ones(len(x)))
 
 
-@settings(deadline=None)
 @given(rows, st.integers(0, 2**31))
 def test_cross_entropy_and_its_gradient_are_those_of_torch(x, seed):
     targets = torch.randint(10, (len(x),), generator=torch.Generator().manual_seed(seed))
@@ -79,7 +77,6 @@ def test_refuses_what_are_no_scores(function):
         with pytest.raises(ValueError, match='^scores need at least one class'): function(x)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_confusion_counts_pairs_and_its_diagonal_is_the_accuracy(pairs):
     targets, read = map(tensor, zip(*pairs))
@@ -119,6 +116,7 @@ def trained(model, epochs, lr, batch_size, opt_func=torch.optim.SGD):
     return learn.recorder.history['digit_accuracy'][-1]
 
 
+@pytest.mark.slow
 def test_linear_model_reaches_92_of_100(one_thread):
     torch.manual_seed(42)
     assert trained(nn.Linear(784, 10), 10, .5, 256) >= .92

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from fastai.optimizer import SGD
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.testing import assert_close
 
@@ -31,7 +31,6 @@ def test_step_by_step_as_torch(dl):
         assert ours.weight.grad is None
 
 
-@settings(deadline=None)
 @given(st.floats(1e-4, 10), st.integers(0, 2**31))
 def test_any_learning_rate_as_torch(lr, seed):
     torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from mnist_sgd.linear_model import BatchLoader, batch_accuracy, mnist_loss
 from mnist_sgd.neural_net import make_net
 from mnist_sgd.replay import replay_state
 
-PUBLISHED = json.loads((Path(__file__).parent/'references.json').read_text())
+PUBLISHED = json.loads((Path(__file__).parent/'references.json').read_text(encoding='utf-8'))
 
 
 def linear(): return nn.Linear(784, 1)

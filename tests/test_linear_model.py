@@ -80,7 +80,6 @@ def test_sigmoid_and_its_gradient_are_torchs(values):
     assert_close(ours.grad, theirs.grad)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-8, 8, width=32), st.integers(0, 1)), min_size=1, max_size=10))
 def test_loss_is_l1_loss_of_the_sigmoid(pairs):
     preds = torch.tensor([p for p, _ in pairs], requires_grad=True)
@@ -138,7 +137,7 @@ def test_skip_draws_has_no_room_for_the_pair(kept):
         skip_draws(100, kept=kept)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 40))
 def test_loader_gives_the_batches_of_torchs(n, batch_size):
     x, y = torch.arange(n*3.).view(n, 3), torch.arange(n).view(n, 1)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch.testing import assert_close
 
 from mnist_sgd.manual_sgd import (apply_step, check_finite, check_lr, check_params, f, finite_difference,
@@ -40,7 +40,6 @@ def test_mse_wants_equal_shapes():
         mse(torch.tensor([1, 2]), torch.tensor([1, 3]))
 
 
-@settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=1, max_size=4))
 def test_finite_difference_is_the_gradient(values):
     x = torch.tensor(values).double().requires_grad_()

@@ -2,6 +2,7 @@ import json, os, re, signal, socket, subprocess, sys
 
 import pytest
 import torch
+from conftest import needs_links, needs_signals
 from torch import nn
 from torch.testing import assert_close
 
@@ -46,7 +47,7 @@ def test_share():
 
 @pytest.fixture(scope='module')
 def runs(dl, valid_dl, tmp_path_factory):
-    "Three epochs with train_model, and with 1, 2 and 4 workers: weights and history each."
+    "Three epochs with train_model, and with 2 and 4 workers: weights and history each."
     folder = tmp_path_factory.mktemp('runs')
     model = make_model('linear')
     alone = train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 3, progress=False)
@@ -54,7 +55,7 @@ def runs(dl, valid_dl, tmp_path_factory):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         free = s.getsockname()[1]
-    for workers, port in ((1, None), (2, free), (4, None)):
+    for workers, port in ((2, free), (4, None)):
         history = launch(workers, epochs=3, checkpoint=folder/f'{workers}.pt', port=port)
         model, (epoch, saved) = trained(folder/f'{workers}.pt')
         assert (epoch, saved) == (3, history)
@@ -62,12 +63,21 @@ def runs(dl, valid_dl, tmp_path_factory):
     return runs, folder
 
 
-@pytest.mark.parametrize('workers', [1, 2, 4])
-def test_same_training_with_any_number_of_workers(runs, workers):
-    (model, history), (alone, expected) = runs[0][workers], runs[0][0]
+def check_same(ours, theirs):
+    (model, history), (alone, expected) = ours, theirs
     assert history['accuracy'] == expected['accuracy'] and len(history['seconds']) == 3
     for name in ('train_loss', 'valid_loss'): assert history[name] == pytest.approx(expected[name], abs=1e-5)
     for ours, theirs in zip(model.parameters(), alone.parameters()): assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('workers', [2, 4])
+def test_same_training_with_any_number_of_workers(runs, workers): check_same(runs[0][workers], runs[0][0])
+
+
+@pytest.mark.slow
+def test_same_training_with_one_worker(runs, tmp_path):
+    history = launch(1, epochs=3, checkpoint=tmp_path/'1.pt')
+    check_same((trained(tmp_path/'1.pt')[0], history), runs[0][0])
 
 
 @pytest.mark.slow
@@ -80,6 +90,7 @@ def test_net_with_shares_that_are_never_equal(dl, valid_dl, tmp_path):
         assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@needs_signals
 def test_killed_worker_is_restarted_from_the_checkpoint(dl, valid_dl, tmp_path):
     "On two workers; the second start needs no epoch that is done, and ends in the weights of an undisturbed run."
     checkpoint, lines, pids = tmp_path/'killed.pt', [], []
@@ -97,13 +108,14 @@ def test_killed_worker_is_restarted_from_the_checkpoint(dl, valid_dl, tmp_path):
     assert printed == sorted(set(printed)) and printed[-1] == 12 # no epoch twice
     model = make_model('linear')
     expected = train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 12, progress=False)
-    result = json.loads((tmp_path/'r.json').read_text())
+    result = json.loads((tmp_path/'r.json').read_text(encoding='utf-8'))
     assert result['history']['accuracy'] == expected['accuracy'] and result['workers'] == 2
     assert result['versions']['torch'] == torch.__version__
     assert_close(trained(checkpoint)[0].weight, model.weight, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
+@needs_signals
 def test_killed_worker_without_restarts_ends_the_run(tmp_path):
     "The others do not wait for ever, and the exit status tells."
     command = torchrun_command(2, '--epochs', 1000)
@@ -251,8 +263,8 @@ def test_launch_refuses(runs, tmp_path):
         with pytest.raises(ValueError, match='workers must be a whole number from 1'): launch(workers)
     with pytest.raises(ValueError, match='restarts must be a whole number from 0'): launch(1, restarts=-1)
     with pytest.raises(ValueError, match='port must be a whole number from 1'): launch(1, port='http')
-    with pytest.raises(ValueError, match='^[^\n]*1.pt is a checkpoint of another model, with [^\n]*$'):
-        launch(2, 'net', epochs=3, checkpoint=runs[1]/'1.pt')
+    with pytest.raises(ValueError, match='^[^\n]*2.pt is a checkpoint of another model, with [^\n]*$'):
+        launch(2, 'net', epochs=3, checkpoint=runs[1]/'2.pt')
 
 
 def test_port_that_is_taken():
@@ -290,6 +302,16 @@ def test_bad_options(words, message, capsys, tmp_path, monkeypatch):
     assert lines[0].startswith(f'mnist_sgd.many_workers: {message}')
 
 
+@needs_links
+def test_a_link_that_leads_to_itself_is_no_file(capsys, tmp_path, tiny_dl):
+    (tmp_path/'loop').symlink_to('loop')
+    with pytest.raises(SystemExit): main(['--checkpoint', str(tmp_path/'loop')])
+    assert 'argument --checkpoint: must be a file in a folder that exists' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='cannot write .*loop: it exists and is not a file'):
+        train_worker(nn.Linear(784, 1), tiny_dl, tiny_dl, 1, .1, tmp_path/'loop')
+    assert (tmp_path/'loop').is_symlink()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
 def test_no_gpu(capsys):
     with pytest.raises(SystemExit): main(['--device', 'cuda'])
@@ -302,7 +324,7 @@ def test_one_worker_without_torchrun(dl, valid_dl, capsys, tmp_path):
     big = BatchLoader(dl.x, dl.y, 512)
     big_valid = BatchLoader(valid_dl.x, valid_dl.y, 512)
     expected = train_model(model, big, big_valid, BasicOptim(model.parameters(), .5), 1, progress=False)
-    result = json.loads((tmp_path/'r.json').read_text())
+    result = json.loads((tmp_path/'r.json').read_text(encoding='utf-8'))
     assert result['history']['accuracy'] == expected['accuracy']
     assert (result['model'], result['workers'], result['lr'], result['bs']) == ('linear', 1, .5, 512)
     assert f"epoch 1: accuracy {expected['accuracy'][0]:.4f}" in capsys.readouterr().out

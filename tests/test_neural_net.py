@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn, tensor
 from torch.testing import assert_close
 
@@ -13,7 +13,6 @@ from mnist_sgd.neural_net import make_net, merge_linear, relu, show_features, si
 
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=1))
 def test_relu_and_its_gradient_are_those_of_torch(numbers):
     ours, theirs = (tensor(numbers, requires_grad=True) for _ in range(2))
@@ -47,7 +46,6 @@ def test_scale_of_the_first_weights_decides(dl, valid_dl, one_thread):
     assert trained(784**-.5, 30**-.5) > trained(1, 1) + .01
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 2**31))
 def test_merged_layers_are_the_layers(sizes, biases, seed):
     torch.manual_seed(seed)

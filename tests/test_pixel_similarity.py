@@ -32,7 +32,7 @@ def test_notes_distances_are_among_ours(valid, means):
     for printed in (.1050, .1526, .1186, .1122, .1170, .1086): assert (distances - printed).abs().min() < 5e-5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(0, 2**31))
 def test_distance_is_l1_loss_of_each_image(n, seed):
     generator = torch.Generator().manual_seed(seed)

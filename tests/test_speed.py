@@ -33,7 +33,6 @@ def small(n, seed=0, pixels=784, dtype=torch.float32):
     return x, y, weights, torch.randn(1, generator=generator, dtype=dtype)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 2**31))
 def test_gradient_as_autograd(n, seed):
     x, y, weights, bias = small(n, seed, pixels=5, dtype=torch.float64)
@@ -74,7 +73,7 @@ def test_21_epochs_as_the_loop_by_hand(dl, valid_dl, dtype, near, one_thread):
     assert accuracy[1:] == pytest.approx(NOTES_TWENTY, abs=4e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 40), st.floats(.01, 3), st.integers(0, 2**31))
 def test_any_size_and_learning_rate_as_torch(n, batch_size, lr, seed):
     x, y, weights, bias = small(n, seed, pixels=6, dtype=torch.float64)
