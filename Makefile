@@ -2,12 +2,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
-.PHONY: build/readme help setup run test test-all notebooks-test outputs-test units-test practice-test export-test readme-test lab practice notebooks bench readme test-latest clean
+# Tests run on all cores, one thread each: with more threads than cores they would take three times as long.
+# The other two let glibc keep the memory of large tensors, which it else gives back and fetches anew page by page.
+ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
+
+.PHONY: help setup run test test-all lab practice notebooks bench readme test-latest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
-	@echo 'make test          every notebook and its saved outputs, the export, the README, and the tests'
-	@echo 'make test-all      the same and what takes longer: slow cells, all saved outputs, slow tests'
+	@echo 'make test          every notebook and its saved outputs, its practice copy, the export, the README, and the tests'
+	@echo 'make test-all      the same and what takes longer: slow cells and tests, copies that are answered wrong or not at all'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
 	@echo 'make practice      JupyterLab on practice copies of them, in the folder my_practice'
@@ -20,42 +25,19 @@ help:
 run: setup
 	$(BIN)/mnist_sgd_run
 
-test: notebooks-test outputs-test export-test readme-test
-	$(MAKE) -j2 units-test practice-test
+test: setup
+	$(PYTEST)
 
-test-all: export-test readme-test
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --flags slow
-	OMP_NUM_THREADS=1 $(BIN)/python tests/saved_outputs.py --all
-	$(BIN)/pytest -m ''
-
-# the first keeps one core busy, the second both at times
-units-test: setup
-	$(BIN)/pytest --ignore tests/test_practice.py
-
-practice-test: setup
-	$(BIN)/pytest tests/test_practice.py
+test-all: setup
+	$(PYTEST) -m ''
+	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
 
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mnist_sgd needs Python 3.10 or newer: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist_sgd needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
-
-# two notebooks at a time, each on one core: with more threads than cores they would take three times as long
-notebooks-test outputs-test: export OMP_NUM_THREADS = 1
-
-notebooks-test: setup
-	$(BIN)/nbdev_test --n_workers 2
-
-outputs-test: setup
-	$(BIN)/python tests/saved_outputs.py
-
-export-test: setup
-	rm -rf build/exported && mkdir -p build && cp -r mnist_sgd build/exported
-	$(BIN)/nbdev_export
-	diff -r -x __pycache__ build/exported mnist_sgd
-	@echo 'Export changes nothing.'
 
 lab: setup
 	$(BIN)/jupyter lab nbs
@@ -73,30 +55,17 @@ notebooks: setup
 bench: setup
 	$(BIN)/python tests/bench.py
 
-# the links of the notebook are relative to nbs/, those of README.md to the top
-build/readme: setup
-	rm -rf $@
-	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir $@ --output README --log-level=ERROR \
-	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input --TagRemovePreprocessor.remove_cell_tags=remove_cell \
-	  --ExtractOutputPreprocessor.output_filename_template='climb{extension}' --NbConvertApp.output_files_dir=nbs/images
-	sed -e 's#](\([0-9][0-9a-z_]*\.ipynb\))#](nbs/\1)#' -e 's#](images/#](nbs/images/#' -e 's/!\[png\]/![Accuracy on the validation set after each epoch]/' $@/README.md > $@/linked && mv $@/linked $@/README.md
-
-readme: build/readme
-	mkdir -p nbs/images
-	cp build/readme/README.md README.md
-	cp build/readme/nbs/images/climb.png nbs/images/climb.png
-
-readme-test: build/readme
-	diff build/readme/README.md README.md
-	cmp build/readme/nbs/images/climb.png nbs/images/climb.png
+readme: setup
+	$(BIN)/python tests/readme.py
 
 # torch stays pinned, so that no other build of it is fetched; everything else is the newest there is
 test-latest:
 	rm -rf build
-	$(PYTHON) -m venv --clear .venv-latest
+	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install -q torch==2.13.0
-	.venv-latest/bin/pip install -q torch==2.13.0 '.[test]'
-	.venv-latest/bin/pytest
+	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager --force-reinstall --no-deps .
+	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager torch==2.13.0 '.[test]'
+	$(ONE_THREAD) .venv-latest/bin/pytest -n auto -m 'not slow and not pinned'
 
 clean:
 	rm -rf .venv .venv-latest build *.egg-info climb.png

@@ -46,38 +46,27 @@ def test_share():
 
 
 @pytest.fixture(scope='module')
-def runs(dl, valid_dl, tmp_path_factory):
-    "Three epochs with train_model, and with 2 and 4 workers: weights and history each."
-    folder = tmp_path_factory.mktemp('runs')
+def alone(dl, valid_dl):
+    "Three epochs with train_model: weights and history."
     model = make_model('linear')
-    alone = train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 3, progress=False)
-    runs = {0: (model, alone)}
+    return model, train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 3, progress=False)
+
+
+@pytest.mark.parametrize('workers, any_port', [(2, False), pytest.param(1, True, marks=pytest.mark.slow), pytest.param(4, True, marks=pytest.mark.slow)])
+def test_same_training_with_any_number_of_workers(workers, any_port, alone, tmp_path):
+    port, checkpoint = None if any_port else free_port(), tmp_path/'a.pt'
+    history = launch(workers, epochs=3, checkpoint=checkpoint, port=port)
+    model, (epoch, saved) = trained(checkpoint)
+    assert (epoch, saved) == (3, history) and len(history['seconds']) == 3
+    assert history['accuracy'] == alone[1]['accuracy']
+    for name in ('train_loss', 'valid_loss'): assert history[name] == pytest.approx(alone[1][name], abs=1e-5)
+    for ours, theirs in zip(model.parameters(), alone[0].parameters()): assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
-        free = s.getsockname()[1]
-    for workers, port in ((2, free), (4, None)):
-        history = launch(workers, epochs=3, checkpoint=folder/f'{workers}.pt', port=port)
-        model, (epoch, saved) = trained(folder/f'{workers}.pt')
-        assert (epoch, saved) == (3, history)
-        runs[workers] = model, history
-    return runs, folder
-
-
-def check_same(ours, theirs):
-    (model, history), (alone, expected) = ours, theirs
-    assert history['accuracy'] == expected['accuracy'] and len(history['seconds']) == 3
-    for name in ('train_loss', 'valid_loss'): assert history[name] == pytest.approx(expected[name], abs=1e-5)
-    for ours, theirs in zip(model.parameters(), alone.parameters()): assert_close(ours, theirs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('workers', [2, 4])
-def test_same_training_with_any_number_of_workers(runs, workers): check_same(runs[0][workers], runs[0][0])
-
-
-@pytest.mark.slow
-def test_same_training_with_one_worker(runs, tmp_path):
-    history = launch(1, epochs=3, checkpoint=tmp_path/'1.pt')
-    check_same((trained(tmp_path/'1.pt')[0], history), runs[0][0])
+        return s.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -90,6 +79,7 @@ def test_net_with_shares_that_are_never_equal(dl, valid_dl, tmp_path):
         assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_signals
 def test_killed_worker_is_restarted_from_the_checkpoint(dl, valid_dl, tmp_path):
     "On two workers; the second start needs no epoch that is done, and ends in the weights of an undisturbed run."
@@ -258,13 +248,14 @@ def test_bad_training(tiny_dl, tmp_path):
     assert not (tmp_path/'a.pt').exists()
 
 
-def test_launch_refuses(runs, tmp_path):
+def test_launch_refuses(tmp_path):
     for workers in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match='workers must be a whole number from 1'): launch(workers)
     with pytest.raises(ValueError, match='restarts must be a whole number from 0'): launch(1, restarts=-1)
     with pytest.raises(ValueError, match='port must be a whole number from 1'): launch(1, port='http')
-    with pytest.raises(ValueError, match='^[^\n]*2.pt is a checkpoint of another model, with [^\n]*$'):
-        launch(2, 'net', epochs=3, checkpoint=runs[1]/'2.pt')
+    save_checkpoint(tmp_path/'a.pt', make_model('linear'), 1, HISTORY, SETTINGS)
+    with pytest.raises(ValueError, match='^[^\n]*a.pt is a checkpoint of another model, with [^\n]*$'):
+        launch(2, 'net', epochs=3, checkpoint=tmp_path/'a.pt')
 
 
 def test_port_that_is_taken():

@@ -212,7 +212,7 @@ def test_basic_optim_gives_the_numbers_that_the_chapter_prints(dl, valid_dl):
 
 @pytest.mark.parametrize('step, make_model, epochs, lr', [
     ('fastai_learner', lambda: nn.Linear(784, 1), 10, 1.),
-    ('neural_net', lambda: nn.Sequential(nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 1)), 40, .1)])
+    pytest.param('neural_net', lambda: nn.Sequential(nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 1)), 40, .1, marks=pytest.mark.slow)])
 def test_learner_gives_the_numbers_that_the_chapter_prints(dl, valid_dl, one_thread, step, make_model, epochs, lr):
     from mnist_sgd.fastai_learner import fit_learner, make_dls, make_learner
     replay_state(step)
