@@ -1,4 +1,4 @@
-import hashlib, multiprocessing, os, shutil, struct, subprocess, sys, time
+import hashlib, multiprocessing, os, struct, subprocess, sys, time
 
 import numpy as np
 import pytest
@@ -182,18 +182,20 @@ def test_reuses_fastai_download(sample, tmp_path, monkeypatch):
     (tmp_path/'config.ini').write_text('[DEFAULT]\ndata = archive\n', encoding='utf-8')
     assert mnist_sample() == tmp_path/'archive'/'mnist_sample'
     (tmp_path/'config.ini').write_text('[DEFAULT]\ndata = nothing here\n', encoding='utf-8')
+    (tmp_path/'own').mkdir()
+    (tmp_path/'own'/'mnist_sgd').symlink_to(sample.parent)
     assert mnist_sample(progress=False) == tmp_path/'own'/'mnist_sgd'/'mnist_sample'
 
 
 @pytest.mark.parametrize('damage', ['missing', 'empty', 'no labels'])
-def test_damaged_cache(sample, tmp_path, damage):
-    folder = tmp_path/'mnist_sample'
-    shutil.copytree(sample, folder, copy_function=os.link)
-    file = folder/{'missing': 'train/3/10000.png', 'empty': 'valid/7/0.png', 'no labels': 'labels.csv'}[damage]
+def test_damaged_cache(sample, damage):
+    file = sample/{'missing': 'train/3/10000.png', 'empty': 'valid/7/0.png', 'no labels': 'labels.csv'}[damage]
+    content = file.read_bytes()
     file.unlink()
     if damage == 'empty': file.write_bytes(b'')
     with pytest.raises(ValueError, match='is damaged: 1 of 14435 files are missing or empty; delete the folder'):
-        mnist_sample(tmp_path)
+        mnist_sample(sample.parent)
+    file.write_bytes(content)
 
 
 def test_unwritable_cache(tmp_path):
