@@ -238,20 +238,24 @@ def repair(line):
     return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1].right
 
 
-def slow_cells(name):
-    "The slow cells of a notebook and the questions in them, as the copy names them."
-    slow = [cell for cell in SOURCES[name]['cells'] if is_slow(cell)]
+def slow_cells(name, slow_too=False):
+    """The slow cells that are left out of a copy, and the questions in them, as the copy names them.
+
+    If slow cells are wanted, those below the last task are left out all the same: no answer depends on them.
+    """
+    cells = SOURCES[name]['cells']
+    first = max(i for i, cell in enumerate(cells) if tasks({'cells': [cell]})) if slow_too else 0
+    slow = [cell for cell in cells[first:] if is_slow(cell)]
     return {cell['id'] for cell in slow} | {task.name for task in tasks({'cells': slow})}
 
 
 def fill(name, learner, slow_too=False):
-    """A practice copy as `learner` fills it in: 'right', 'wrong', 'blank' or 'right after blank'.
+    """A practice copy as `learner` fills it in: 'right', 'wrong' or 'right after blank'.
 
-    The last one runs each question and each function left blank first, as learners do.
+    The last one runs each question and each function left blank first, as learners do, in cells of their own.
     """
     nb = nbformat.from_dict(COPIES[name])
-    if not slow_too: nb.cells = [cell for cell in nb.cells if cell.id not in slow_cells(name)]
-    if learner == 'blank': return nb
+    nb.cells = [cell for cell in nb.cells if cell.id not in slow_cells(name, slow_too)]
     bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
     untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
     cells, nb.cells = nb.cells, []
@@ -271,6 +275,7 @@ def fill(name, learner, slow_too=False):
                 cell.source = cell.source.replace(right_words, wrong_words)
             blank = [untouched[cell.id], untouched[f'tests-{function}']]
         elif cell.source.startswith('%%mend '):
+            blank = [untouched[cell.id]]
             first = cell.source.splitlines()[0]
             cell.source = f'{first}\n' + ('"no repair"' if learner == 'wrong' else repair(first.split()[1]))
         nb.cells += [*(blank if learner == 'right after blank' else []), cell]

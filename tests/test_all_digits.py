@@ -12,7 +12,6 @@ from mnist_sgd.all_digits import (Anneal, check_classes, confusion, cross_entrop
 from mnist_sgd.data import load_digit
 from mnist_sgd.learner_from_scratch import Learner
 from mnist_sgd.linear_model import BatchLoader
-from mnist_sgd.neural_net import make_net
 
 rows = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=10, max_size=10), min_size=1, max_size=5).map(tensor)
 
@@ -120,18 +119,6 @@ def trained(model, epochs, lr, batch_size, opt_func=torch.optim.SGD):
 def test_linear_model_reaches_92_of_100(one_thread):
     torch.manual_seed(42)
     assert trained(nn.Linear(784, 10), 10, .5, 256) >= .92
-
-
-@pytest.mark.slow
-def test_net_reaches_975_of_1000():
-    torch.manual_seed(42)
-    assert trained(make_net(784, 100, 10), 10, .5, 128) >= .975
-
-
-@pytest.mark.slow
-def test_convolutional_net_reaches_99_of_100():
-    torch.manual_seed(42)
-    assert trained(make_conv(), 8, .1, 128, lambda params, lr: torch.optim.SGD(params, lr, momentum=.9, weight_decay=.001)) >= .99
 
 
 def test_chart_of_a_confusion_matrix():

@@ -54,15 +54,20 @@ def test_stages_beyond_the_notes_report_as_fastai_does(result):
 
 
 @pytest.mark.slow
-def test_all_stages_climb_to_99_of_100(result, tmp_path):
-    ran = run('--all', '--json', 'all.json', cwd=tmp_path, OMP_NUM_THREADS='2')
+def test_all_stages(tmp_path):
+    "How far they climb is on the front page, whose numbers tests/test_notebooks.py compares."
+    ran = run('--all', '--epochs', 1, '--json', 'all.json', cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert 'all_digits_conv' in ran.stdout
-    everything = json.loads((tmp_path/'all.json').read_text(encoding='utf-8'))
-    *others, net, conv = everything['stages']
-    assert numbers({'stages': others}) == numbers(result)
-    assert [net['stage'], conv['stage']] == ['all_digits_net', 'all_digits_conv']
-    assert net['accuracy'][-1] >= .975 and conv['accuracy'][-1] >= .99
+    everything = json.loads((tmp_path/'all.json').read_text(encoding='utf-8'))['stages']
+    assert [s['stage'] for s in everything] == [*STAGES, 'all_digits_net', 'all_digits_conv']
+    assert 'all_digits_conv' in ran.stdout and everything[-1]['accuracy'][0] > .95
+
+
+@pytest.mark.slow
+def test_two_whole_runs_agree_in_every_number(result, tmp_path):
+    ran = run('--json', '-', cwd=tmp_path, OMP_NUM_THREADS='2')
+    assert ran.returncode == 0 and ran.stderr == ''
+    assert numbers(json.loads(ran.stdout)) == numbers(result)
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +75,7 @@ def two_epochs(): return climb(epochs=2, progress=False)
 
 
 def test_two_runs_agree_in_every_number(two_epochs, tmp_path):
-    """Another process and another number of threads change nothing. (All epochs and stages: test_all_stages.)
+    """Another process and another number of threads change nothing. (All epochs: the test above.)
 
     The table is printed, in plain ASCII if that is all there is.
     """
