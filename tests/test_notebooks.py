@@ -24,7 +24,7 @@ def longest_first(names): return sorted(names, key=lambda name: (LONGEST + (name
 
 
 @pytest.fixture
-def slow_too(pytestconfig): return pytestconfig.option.markexpr != 'not slow'
+def slow_too(pytestconfig): return 'not slow' not in pytestconfig.option.markexpr
 
 
 @pytest.mark.pinned
@@ -51,11 +51,11 @@ def score_of(name, nb, folder):
 
 def blank_part(nb):
     "The copy as it was when all was left blank, and as it is now."
-    blank, done = deepcopy(nb), deepcopy(nb)
-    done.cells = [cell for cell in nb.cells if not cell.id.endswith('-blank')]
     again = {cell.id.removesuffix('-blank') for cell in nb.cells if cell.id.endswith('-blank')}
-    blank.cells = [cell for cell in deepcopy(nb.cells) if cell.id not in again]
+    blank, done = deepcopy(nb), deepcopy(nb)
+    blank.cells = [cell for cell in blank.cells if cell.id not in again]
     for cell in blank.cells: cell.id = cell.id.removesuffix('-blank')
+    done.cells = [cell for cell in done.cells if not cell.id.endswith('-blank')]
     return blank, done
 
 
