@@ -47,12 +47,24 @@ def test_npz_is_the_one_that_was_packed():
 
 
 @pytest.mark.slow
-def test_packing_gives_the_same_bytes_each_time(idx_dir, tmp_path):
-    first, second = pack_mnist(idx_dir, tmp_path/'a.npz'), pack_mnist(str(idx_dir), str(tmp_path/'b.npz'))
-    assert first.read_bytes() == second.read_bytes()
-    with np.load(first) as ours, np.load(NPZ) as packed:
+def test_packing_gives_what_is_in_the_package(idx_dir, tmp_path):
+    with np.load(pack_mnist(idx_dir, tmp_path/'a.npz')) as ours, np.load(NPZ) as packed:
         assert ours.files == packed.files
         assert all((ours[name] == packed[name]).all() for name in packed.files)
+
+
+def test_packing_gives_the_same_bytes_each_time(tmp_path, monkeypatch):
+    for source, n in (('train', 30), ('t10k', 20)):
+        images = np.random.default_rng(n).integers(256, size=(n, 28, 28), dtype=np.uint8)
+        labels = np.arange(n, dtype=np.uint8)%10
+        (tmp_path/f'{source}-images-idx3-ubyte').write_bytes(struct.pack('>4i', 2051, n, 28, 28) + images.tobytes())
+        (tmp_path/f'{source}-labels-idx1-ubyte').write_bytes(struct.pack('>2i', 2049, n) + labels.tobytes())
+    monkeypatch.setattr(data, 'IDX_MD5', {name: md5(tmp_path/name) for name in IDX_MD5})
+    first = pack_mnist(tmp_path, tmp_path/'a.npz').read_bytes()
+    monkeypatch.setattr(time, 'time', lambda: 1e9) # another day
+    second = pack_mnist(str(tmp_path), str(tmp_path/'b.npz'))
+    assert first == second.read_bytes()
+    with np.load(second) as packed: assert len(packed['train_3']) == 3 and len(packed['valid_9']) == 2
 
 
 def test_pack_refuses_a_wrong_file_and_writes_nothing(idx_dir, tmp_path):
