@@ -3,7 +3,7 @@ BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 
 # Tests run on all cores, one thread each: with more threads than cores they would take three times as long.
-# The other two let glibc keep the memory of large tensors, which it else gives back and fetches anew page by page.
+# The other two tell glibc to keep the memory of large tensors. Otherwise it returns it and asks for new pages each time.
 ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 
