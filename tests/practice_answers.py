@@ -255,7 +255,8 @@ def fill(name, learner, slow_too=False):
     The last one runs each question and each function left blank first, as learners do, in cells of their own.
     """
     nb = nbformat.from_dict(COPIES[name])
-    nb.cells = [cell for cell in nb.cells if cell.id not in slow_cells(name, slow_too)]
+    left_out = slow_cells(name, slow_too)
+    nb.cells = [cell for cell in nb.cells if cell.id not in left_out]
     bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
     untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
     cells, nb.cells = nb.cells, []

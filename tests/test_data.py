@@ -17,6 +17,13 @@ SHA256 = 'db5a26d8b243852c2f29791fca2c2c89efa72afebf5f44bbf50dc6a37d409847'
 def md5(path): return hashlib.md5(path.read_bytes()).hexdigest()
 
 
+def write_idx(folder, source, images, labels):
+    "The two IDX files of a split, as MNIST was published."
+    n = len(labels)
+    (folder/f'{source}-images-idx3-ubyte').write_bytes(struct.pack('>4i', 2051, n, 28, 28) + images.tobytes())
+    (folder/f'{source}-labels-idx1-ubyte').write_bytes(struct.pack('>2i', 2049, n) + labels.tobytes())
+
+
 @pytest.fixture(scope='module')
 def idx_dir(tmp_path_factory):
     "The four published files, rebuilt from the npz: every image goes back to its place in the original set."
@@ -28,9 +35,7 @@ def idx_dir(tmp_path_factory):
             for digit in range(10):
                 places = sorted(np.flatnonzero(labels == digit).tolist(), key=str)
                 images[places] = packed[f'{split}_{digit}']
-            n = len(labels)
-            (folder/f'{source}-images-idx3-ubyte').write_bytes(struct.pack('>4i', 2051, n, 28, 28) + images.tobytes())
-            (folder/f'{source}-labels-idx1-ubyte').write_bytes(struct.pack('>2i', 2049, n) + labels.tobytes())
+            write_idx(folder, source, images, labels)
     return folder
 
 
@@ -57,8 +62,7 @@ def test_packing_gives_the_same_bytes_each_time(tmp_path, monkeypatch):
     for source, n in (('train', 30), ('t10k', 20)):
         images = np.random.default_rng(n).integers(256, size=(n, 28, 28), dtype=np.uint8)
         labels = np.arange(n, dtype=np.uint8)%10
-        (tmp_path/f'{source}-images-idx3-ubyte').write_bytes(struct.pack('>4i', 2051, n, 28, 28) + images.tobytes())
-        (tmp_path/f'{source}-labels-idx1-ubyte').write_bytes(struct.pack('>2i', 2049, n) + labels.tobytes())
+        write_idx(tmp_path, source, images, labels)
     monkeypatch.setattr(data, 'IDX_MD5', {name: md5(tmp_path/name) for name in IDX_MD5})
     first = pack_mnist(tmp_path, tmp_path/'a.npz').read_bytes()
     monkeypatch.setattr(time, 'time', lambda: 1e9) # another day
