@@ -68,9 +68,9 @@ def result():
 
 @pytest.fixture(scope='session')
 def numbers():
-    "Every number of the notes."
-    from mnist_sgd.replay import replay_numbers
-    return replay_numbers()
+    "Every number of the notes, computed anew."
+    from ledger import compute, one_by_one
+    return one_by_one(compute())
 
 
 @pytest.fixture
