@@ -48,6 +48,7 @@ practice: setup
 
 notebooks: setup
 	$(BIN)/python -c 'from mnist_sgd.data import mnist_sample; mnist_sample()'
+	$(BIN)/python tests/ledger.py
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN $(NOTEBOOKS)
 	$(BIN)/nbdev_clean
 	$(MAKE) readme

@@ -212,7 +212,7 @@ def make_model(
 ): # nn.Module, untrained, from (n, 784) to (n, 1)
     "The model with the parameters that the notes start from. Raises ValueError for another name."
     from torch import nn
-    from mnist_sgd.linear_model import skip_draws
+    from mnist_sgd.replay import skip_draws
     from mnist_sgd.neural_net import make_net
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")

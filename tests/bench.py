@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader as TorchLoader
 
 from mnist_sgd.data import load_pair, mnist_sample
-from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, skip_draws, train_epoch, validate_epoch
-from mnist_sgd.replay import find_weights
+from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, train_epoch, validate_epoch
+from mnist_sgd.replay import find_weights, skip_draws
 from mnist_sgd.run import climb
 from mnist_sgd.speed import fast_epoch, mnist_grad, take_turns
 

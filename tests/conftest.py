@@ -19,7 +19,7 @@ needs_signals = pytest.mark.skipif(WINDOWS, reason='Windows has no signals to en
 
 def pytest_collection_modifyitems(items):
     "What takes longest comes first, so that all cores end together."
-    longest = 'test_notebooks', 'test_run', 'test_many_workers', 'test_replay', 'test_data', 'test_misprints'
+    longest = 'test_notebooks', 'test_run', 'test_many_workers', 'test_replay', 'test_storage', 'test_misprints'
     items.sort(key=lambda item: (longest + (item.path.stem,)).index(item.path.stem))
 
 
@@ -68,9 +68,9 @@ def result():
 
 @pytest.fixture(scope='session')
 def numbers():
-    "Every number of the notes."
-    from mnist_sgd.replay import replay_numbers
-    return replay_numbers()
+    "Every number of the notes, computed anew."
+    from ledger import compute, one_by_one
+    return one_by_one(compute())
 
 
 @pytest.fixture

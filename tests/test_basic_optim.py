@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_epoch, train_model
-from mnist_sgd.linear_model import BatchLoader, batch_accuracy, skip_draws, train_epoch as train_epoch_by_hand
+from mnist_sgd.linear_model import BatchLoader, batch_accuracy, train_epoch as train_epoch_by_hand
+from mnist_sgd.replay import skip_draws
 
 NOTES_TWENTY = [0.4932, 0.852, 0.8335, 0.9116, 0.9326, 0.9473, 0.9555, 0.9624, 0.9648, 0.9668,
                 0.9692, 0.9712, 0.9731, 0.9746, 0.9761, 0.9765, 0.9775, 0.978, 0.9785, 0.9785]

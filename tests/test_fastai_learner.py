@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
 from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner, plot_climb
-from mnist_sgd.linear_model import batch_accuracy, mnist_loss, skip_draws
+from mnist_sgd.linear_model import batch_accuracy, mnist_loss
+from mnist_sgd.replay import skip_draws
 
 
 @pytest.fixture(scope='module')

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, check_device, init_params, label_pair,
-                                    linear1, mnist_loss, sigmoid, skip_draws, train_epoch, validate_epoch)
+                                    linear1, mnist_loss, sigmoid, train_epoch, validate_epoch)
 from mnist_sgd.manual_sgd import finite_difference
+from mnist_sgd.replay import skip_draws
 
 NOTES_TWENTY = [0.8314, 0.9017, 0.9227, 0.9349, 0.9438, 0.9501, 0.9535, 0.9564, 0.9594, 0.9618,
                 0.9613, 0.9638, 0.9643, 0.9652, 0.9662, 0.9677, 0.9687, 0.9691, 0.9691, 0.9696]
@@ -108,33 +109,6 @@ def test_init_params():
     assert params.requires_grad and params.is_leaf
     generator = torch.Generator().manual_seed(3)
     assert_close(init_params((784, 1), .5, generator, 'cpu').detach(), expected)
-
-
-@pytest.mark.parametrize('n', [0, 100, 4269])
-def test_skip_draws(n):
-    torch.manual_seed(42)
-    for _ in range(n): torch.empty(1, dtype=torch.int32).random_()
-    expected = torch.randn(784)
-    skip_draws(n)
-    assert_close(torch.randn(784), expected)
-    with pytest.raises(ValueError, match='n must be 0 or more, got -1'): skip_draws(-1)
-
-
-@pytest.mark.parametrize('kept, n', [(0, 4), (5, 9), (1620, 4269)])
-def test_skip_draws_can_keep_the_other_half_of_a_pair(kept, n):
-    skip_draws(kept)
-    expected_half = [torch.randn(1), torch.randn(1)][1]
-    skip_draws(n)
-    expected_weights = torch.randn(784)
-    skip_draws(n, kept=kept)
-    assert_close(torch.randn(784), expected_weights, rtol=0, atol=0)
-    assert_close(torch.randn(1), expected_half, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize('kept', [-1, 97, 100])
-def test_skip_draws_has_no_room_for_the_pair(kept):
-    with pytest.raises(ValueError, match=f'kept must be from 0 to n - 4, got {kept} with n=100'):
-        skip_draws(100, kept=kept)
 
 
 @settings(max_examples=40)

@@ -8,8 +8,9 @@ from torch import nn, tensor
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.linear_model import init_params, skip_draws, train_epoch, validate_epoch
+from mnist_sgd.linear_model import init_params, train_epoch, validate_epoch
 from mnist_sgd.neural_net import make_net, merge_linear, relu, show_features, simple_net
+from mnist_sgd.replay import skip_draws
 
 
 

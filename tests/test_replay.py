@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import ledger
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.linear_model import init_params, label_pair, linear1, skip_draws
-from mnist_sgd.replay import STATES, draws_used, find_weights, replay_state
-from mnist_sgd.run import STAGES
+from mnist_sgd.linear_model import init_params, label_pair, linear1
+from mnist_sgd.replay import KEPT, STATES, draws_used, find_weights, replay_state, skip_draws
+from mnist_sgd.run import NOTES, STAGES
 
 # what the notes print, line by line: each number here must be in the table
 PRINTED = {
@@ -69,10 +70,56 @@ def test_tolerances_are_no_wider_than_the_last_digit_or_the_order_of_the_files(n
     assert all(n['tolerance'] <= .0005 for n in numbers)
 
 
+def test_the_saved_ledger_holds_what_is_computed(numbers):
+    saved = ledger.one_by_one(ledger.read())
+    for old, new in zip(saved, numbers, strict=True):
+        assert old | {'computed': pytest.approx(old['computed'], abs=5e-4)} == new # the verdict, too
+
+
+def test_the_ledger_is_written_as_it_is_saved(tmp_path, monkeypatch):
+    rows, saved = ledger.read(), ledger.LEDGER.read_bytes()
+    monkeypatch.setattr(ledger, 'LEDGER', tmp_path/'ledger.json')
+    ledger.write(rows)
+    assert (tmp_path/'ledger.json').read_bytes() == saved
+
+
+def test_the_command_prints_the_numbers_of_the_ledger():
+    printed = {row['line']: row['printed'] for row in ledger.read()}
+    assert NOTES == {'linear_model': printed[238] + printed[244] + printed[250], 'fastai_sgd': printed[293]}
+
+
 def test_states_are_those_that_the_command_trains_from():
     assert STATES == {'first_predictions': 100, 'linear_model': 4269, 'basic_optim': 5139, 'fastai_sgd': 6006,
                       'fastai_learner': 6871, 'neural_net': 31312}
     for stage, (skip, _, _) in STAGES.items(): assert STATES.get(stage, skip) == skip
+    assert KEPT == {'linear_model': 1620}
+
+
+@pytest.mark.parametrize('n', [0, 100, 4269])
+def test_skip_draws(n):
+    torch.manual_seed(42)
+    for _ in range(n): torch.empty(1, dtype=torch.int32).random_()
+    expected = torch.randn(784)
+    skip_draws(n)
+    torch.testing.assert_close(torch.randn(784), expected)
+    with pytest.raises(ValueError, match='n must be 0 or more, got -1'): skip_draws(-1)
+
+
+@pytest.mark.parametrize('kept, n', [(0, 4), (5, 9), (1620, 4269)])
+def test_skip_draws_can_keep_the_other_half_of_a_pair(kept, n):
+    skip_draws(kept)
+    expected_half = [torch.randn(1), torch.randn(1)][1]
+    skip_draws(n)
+    expected_weights = torch.randn(784)
+    skip_draws(n, kept=kept)
+    torch.testing.assert_close(torch.randn(784), expected_weights, rtol=0, atol=0)
+    torch.testing.assert_close(torch.randn(1), expected_half, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('kept', [-1, 97, 100])
+def test_skip_draws_has_no_room_for_the_pair(kept):
+    with pytest.raises(ValueError, match=f'kept must be from 0 to n - 4, got {kept} with n=100'):
+        skip_draws(100, kept=kept)
 
 
 def test_replay_state_goes_where_skip_draws_goes():

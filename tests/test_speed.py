@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.linear_model import (BatchLoader, init_params, linear1, mnist_loss, skip_draws, train_epoch,
+from mnist_sgd.linear_model import (BatchLoader, init_params, linear1, mnist_loss, train_epoch,
                                     validate_epoch)
+from mnist_sgd.replay import skip_draws
 from mnist_sgd.speed import batch_shares, check_linear, fast_epoch, fast_train, mnist_grad, plot_bars, take_turns
 
 NOTES_TWENTY = [0.8314, 0.9017, 0.9227, 0.9349, 0.9438, 0.9501, 0.9535, 0.9564, 0.9594, 0.9618,
