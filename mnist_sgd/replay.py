@@ -87,8 +87,9 @@ from .run import KEPT, STAGES, climb
 
 # %% ../nbs/91_replay.ipynb #a679d991
 STATES = { # step: draws of seed 42 before it begins
-    'first_predictions': 100, # learner_from_scratch begins where fastai_learner does
-    **{stage: skip for stage,(skip,_,_) in STAGES.items() if skip and stage != 'learner_from_scratch'}}
+    'first_predictions': 100,
+    **{stage: skip for stage,(skip,_,_) in STAGES.items() # two stages begin where others do
+       if skip and stage not in ('learner_from_scratch', 'linear_shuffled')}}
 
 # %% ../nbs/91_replay.ipynb #97f20a78
 def replay_state(
