@@ -15,6 +15,7 @@ STAGES = { # stage: (draws to skip, epochs, parameters)
     'pixel_similarity': (None, 0, 0),
     'linear_model': (4269, 21, 785),
     'basic_optim': (5139, 20, 785),
+    'linear_shuffled': (5139, 20, 785),
     'fastai_sgd': (6006, 20, 785),
     'fastai_learner': (6871, 10, 785),
     'neural_net': (31312, 40, 23_581),
@@ -77,7 +78,7 @@ def _train(stage, dl, valid_dl, epochs, lr, device, progress):
         dls = make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y, dl.batch_size, device)
         return fit_learner(make_learner(dls, model), epochs, lr)
     from mnist_sgd.basic_optim import BasicOptim, train_model
-    if stage == 'basic_optim': opt_func = BasicOptim
+    if stage in ('basic_optim', 'linear_shuffled'): opt_func = BasicOptim
     else: from fastai.optimizer import SGD as opt_func
     opt = opt_func(model.to(device).parameters(), lr=lr)
     return train_model(model, dl, valid_dl, opt, epochs, device=device, progress=progress)
@@ -108,7 +109,7 @@ def _stages(names, epochs, lr, bs, seed, device, progress):
     from mnist_sgd.replay import KEPT, skip_draws
 
     train, valid = load_pair(3, 7), load_pair(3, 7, split='valid')
-    tensors = [[t.to(device) for t in label_pair(*pair)] for pair in (train, valid)]
+    train_xy, valid_xy = [[t.to(device) for t in label_pair(*pair)] for pair in (train, valid)]
     stages = []
     with tqdm(names, desc='the climb', disable=not progress, leave=False) as bar:
         for stage in bar:
@@ -128,8 +129,10 @@ def _stages(names, epochs, lr, bs, seed, device, progress):
                 if stage.startswith('all_digits'):
                     history = _train_digits(stage, *settings, device, progress)
                 else:
-                    loaders = [BatchLoader(x, y, record['bs']) for x,y in tensors]
-                    history = _train(stage, *loaders, record['epochs'], record['lr'], device, progress)
+                    order = torch.Generator().manual_seed(42 if seed is None else seed)
+                    dl = BatchLoader(*train_xy, record['bs'], stage == 'linear_shuffled', order)
+                    valid_dl = BatchLoader(*valid_xy, record['bs'])
+                    history = _train(stage, dl, valid_dl, record['epochs'], record['lr'], device, progress)
             as_in_notes = stage in NOTES and seed is None and (record['lr'], record['bs']) == (1, 256)
             stages.append(record | {
                 'accuracy': history['accuracy'],
@@ -195,13 +198,34 @@ def table(
 def climb_figure(
     result:dict, # what `climb` returns
 ): # the matplotlib Figure
-    "The result as a chart of all curves."
-    from mnist_sgd.fastai_learner import plot_climb
-    pixels, *trained = result['stages']
-    curves = {}
-    for s in trained: # linear_model has one accuracy more than epochs, that of epoch 0
-        curves[s['stage']] = dict(enumerate(s['accuracy'], 1 + s['epochs'] - len(s['accuracy'])))
-    return plot_climb(curves, baseline=pixels['accuracy'][-1])
+    "Mistakes per hundred images after each epoch: 3 or 7 left, ten digits right. Raises ValueError: no stage."
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+    from matplotlib.ticker import LogLocator, MaxNLocator
+    panels = {'3 or 7': [], 'ten digits': []}
+    for s in result['stages']: panels['ten digits' if s['stage'].startswith('all_digits') else '3 or 7'].append(s)
+    panels = {title: stages for title,stages in panels.items() if stages}
+    if not panels: raise ValueError("climb_figure got no stage to draw")
+    with plt.style.context('mnist_sgd.figures'):
+        fig, axs = plt.subplots(1, len(panels), figsize=(8, 4.4), sharey=True, squeeze=False,
+                                width_ratios=[1.5, 1][:len(panels)])
+        for ax,(title,stages) in zip(axs.flat, panels.items()):
+            ax.set_prop_cycle(plt.rcParams['axes.prop_cycle'] + cycler(marker='os^DvPX'))
+            for s in stages:
+                mistakes = [100*(1 - a) for a in s['accuracy']]
+                if not s['epochs']: ax.axhline(mistakes[-1], color='0.3', ls=':', label=s['stage'])
+                else: # linear_model has one accuracy more than epochs, that of epoch 0
+                    epochs = range(1 + s['epochs'] - len(mistakes), 1 + s['epochs'])
+                    ax.plot(epochs, mistakes, ms=4.5, mfc='none', lw=1.2, label=s['stage'])
+            ax.set(title=title, xlabel='epoch', yscale='log')
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter('{x:g}')
+            ax.minorticks_off()
+            ax.legend(loc='upper center', bbox_to_anchor=(.5, -.18), ncols=2 if len(stages) > 4 else 1,
+                      fontsize=9, handlelength=4)
+        axs[0, 0].set_ylabel('mistakes per hundred images')
+    return fig
 
 # %% ../nbs/90_run.ipynb #08a0f162
 def _whole(text, least, most=2**63 - 1):

@@ -76,6 +76,13 @@ def figure_size(png):
     return 'a figure of {} x {} pixels'.format(*unpack('>II', b64decode(png)[16:24]))
 
 
+def figures_without_alt(nb):
+    "The last line of each cell of a notebook that shows a figure and does not say in its metadata what is to be seen in it."
+    return [cell.source.splitlines()[-1] for cell in nb.cells if cell.cell_type == 'code'
+            and any('image/png' in output.get('data', {}) for output in cell.outputs)
+            and not cell.metadata.get('mystnb', {}).get('image', {}).get('alt', '').strip()]
+
+
 def has_error(cell): return any(output['output_type'] == 'error' for output in cell['outputs'])
 
 

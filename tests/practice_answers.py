@@ -183,8 +183,7 @@ BODIES = {
         'make_learner': ("opt_func=SGD, ", "", 'plain SGD'),
         'CheckLoss': ("self.iter + 1", "self.iter", 'counts from 1'),
         'Stopwatch': ("self.seconds = []", "self.seconds = getattr(self, 'seconds', [])", 'an empty list'),
-        'fit_learner': ("train_loss, valid_loss, accuracy = map", "valid_loss, train_loss, accuracy = map", 'under its name'),
-        'plot_climb': (", label=name)", ")", 'with its name')},
+        'fit_learner': ("train_loss, valid_loss, accuracy = map", "valid_loss, train_loss, accuracy = map", 'under its name')},
     '06_neural_net': {
         'relu': ("torch.where(x <= 0, 0, x)", "x.clamp_min(0)", 'the gradient is 1'),
         'simple_net': ("relu(linear1(xb, w1, b1))", "linear1(xb, w1, b1)", "PyTorch's linear layers"),

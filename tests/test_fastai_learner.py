@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner, plot_climb
+from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner
 from mnist_sgd.linear_model import batch_accuracy, mnist_loss
 from mnist_sgd.replay import skip_draws
 
@@ -100,20 +100,7 @@ def test_refuses(dls, dl, valid_dl):
         with pytest.raises(ValueError, match='no parameter that learns'): fit_learner(make_learner(dls, model), 1, 1.)
     with pytest.raises(TypeError, match='needs an nn.Module, .*got function'): make_learner(dls, lambda x: x)
     with pytest.raises(ValueError, match="device 'toaster'"): make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y, device='toaster')
-    with pytest.raises(ValueError, match='no curve to draw'): plot_climb({}, .95)
     for epochs in (0, 1.5):
         with pytest.raises(ValueError, match='epochs must be'): fit_learner(make_learner(dls, linear()), epochs, 1.)
     for lr in (0, math.nan):
         with pytest.raises(ValueError, match='lr must be'): fit_learner(make_learner(dls, linear()), 1, lr)
-
-
-def test_chart_draws_what_it_is_given():
-    import matplotlib.pyplot as plt
-    figure = plot_climb({'a': {0: .5, 1: .9}, 'b': {1: .97}}, baseline=.95)
-    low, high = figure.axes[1].get_ylim()
-    assert low < .95 < .97 < high
-    for ax in figure.axes:
-        baseline, a, b = ax.lines
-        assert (list(a.get_xdata()), list(a.get_ydata()), a.get_label()) == ([0, 1], [.5, .9], 'a')
-        assert list(b.get_xdata()) == [1] and set(baseline.get_ydata()) == {.95}
-    plt.close(figure)

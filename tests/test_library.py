@@ -1,8 +1,10 @@
 "What holds for the package as a whole: what an import costs, and which way imports point."
 import ast, subprocess, sys
+from itertools import combinations
 from importlib.metadata import version
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
 import mnist_sgd
@@ -55,3 +57,30 @@ def test_public_functions_say_what_they_do(module):
 
 def test_version_is_the_one_that_is_installed():
     assert mnist_sgd.__version__ == version('mnist_sgd')
+
+
+SEEN_BY = { # what is left of linear red, green and blue (Machado, Oliveira and Fernandes 2009, the whole way)
+    'all': np.eye(3),
+    'protanopia': [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
+    'deuteranopia': [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
+    'tritanopia': [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}
+XYZ = np.array([[.412456, .357576, .180437], [.212673, .715152, .072175], [.019334, .119192, .950304]])
+
+
+def lab(color, eyes):
+    "A colour as L*, a*, b*, in which distances are about those that one sees."
+    from matplotlib.colors import to_rgb
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= .04045, rgb/12.92, ((rgb + .055)/1.055)**2.4)
+    t = XYZ@np.clip(eyes@linear, 0, 1)/XYZ.sum(1)
+    x, y, z = np.where(t > (6/29)**3, np.cbrt(t), t/(3*(6/29)**2) + 4/29)
+    return np.array([116*y - 16, 500*(x - y), 200*(y - z)])
+
+
+@pytest.mark.parametrize('who', SEEN_BY)
+def test_curves_of_a_figure_are_told_apart_by_all_eyes_and_without_colour(who):
+    import matplotlib.pyplot as plt
+    with plt.style.context('mnist_sgd.figures'): looks = list(plt.rcParams['axes.prop_cycle'])
+    assert len(looks) >= 6 and len({str(look['linestyle']) for look in looks}) == len(looks)
+    seen = [lab(look['color'], np.array(SEEN_BY[who])) for look in looks]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 15

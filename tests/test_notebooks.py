@@ -11,7 +11,7 @@ from struct import pack
 import nbformat
 import pytest
 
-from notebooks import NBS, changes, differences, parts, run_notebook, same
+from notebooks import NBS, changes, differences, figures_without_alt, parts, run_notebook, same
 from practice_answers import BODIES, COPIES, TASKS, fill, slow_cells
 from mnist_sgd.practice import score
 
@@ -167,6 +167,32 @@ def test_readme_is_made_from_the_front_page():
     assert text == (ROOT/'README.md').read_text(encoding='utf-8'), 'run make readme'
     for name, png in figures.items(): assert png == (ROOT/name).read_bytes(), 'run make readme'
     assert list(figures) == ['nbs/images/climb.png']
+
+
+def test_each_figure_of_the_front_page_has_a_name_and_words_of_its_own(tmp_path):
+    from readme import readme
+    nb = cells('draw()', 'draw(again)')
+    for cell, name in zip(nb.cells, ('climb', 'wall')):
+        cell.outputs = [nbformat.from_dict(png(10, 10) | {'output_type': 'display_data', 'metadata': {}})]
+        cell.metadata = nbformat.from_dict({'mnist_sgd': {'figure': name}, 'mystnb': {'image': {'alt': f'the {name}'}}})
+    nbformat.write(nb, tmp_path/'index.ipynb')
+    text, figures = readme(tmp_path/'index.ipynb')
+    assert list(figures) == ['nbs/images/climb.png', 'nbs/images/wall.png']
+    for name in ('climb', 'wall'): assert f'![the {name}](nbs/images/{name}.png)' in text
+
+
+@pytest.mark.parametrize('name', ['90_run', 'index'])
+def test_every_figure_has_words_for_those_who_cannot_see_it(name):
+    assert figures_without_alt(nbformat.read(NBS/f'{name}.ipynb', as_version=4)) == []
+
+
+def test_a_figure_without_words_is_named():
+    nb = cells('draw()', '#| slow\ndraw(again)', 'print(1)')
+    for cell in nb.cells[:2]: cell.outputs = [nbformat.from_dict(png(10, 10))]
+    nb.cells[0].metadata['mystnb'] = {'image': {'alt': 'what is seen'}}
+    assert figures_without_alt(nb) == ['draw(again)']
+    nb.cells[0].metadata['mystnb']['image']['alt'] = ' '
+    assert figures_without_alt(nb) == ['draw()', 'draw(again)']
 
 
 def stream(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': text}

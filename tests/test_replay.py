@@ -273,4 +273,4 @@ def test_front_page_gives_these_counts(numbers):
     verdicts = [n['verdict'] for n in numbers]
     page = ' '.join((Path(__file__).parents[1]/'README.md').read_text(encoding='utf-8').split())
     assert (f"Of the {len(numbers)} numbers that they print, {verdicts.count('reproduced')} come out again here, from the same "
-            f"random numbers. The other {verdicts.count('misprint')} are shown to be wrong.") in page
+            f"seed. The other {verdicts.count('misprint')} are shown to be wrong.") in page

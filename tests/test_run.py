@@ -7,7 +7,8 @@ from conftest import needs_links, needs_pipes
 from mnist_sgd.linear_model import check_device
 from mnist_sgd.run import NOTES, climb, climb_figure, main, table
 
-STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'fastai_sgd', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'all_digits']
+STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'linear_shuffled', 'fastai_sgd', 'fastai_learner', 'neural_net',
+          'learner_from_scratch', 'all_digits']
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
 
 
@@ -20,10 +21,10 @@ def numbers(result): return [{k: v for k, v in s.items() if k != 'seconds'} for 
 
 def test_stages_and_their_lengths(result):
     assert [s['stage'] for s in result['stages']] == STAGES
-    assert [s['epochs'] for s in result['stages']] == [0, 21, 20, 20, 10, 40, 10, 10]
-    assert [len(s['accuracy']) for s in result['stages']] == [3, 22, 20, 20, 10, 40, 10, 10]
-    assert [s['lr'] for s in result['stages']] == [None, 1, 1, 1, 1, .1, 1, .1]
-    assert [s['bs'] for s in result['stages']] == [None, 256, 256, 256, 256, 256, 256, 64]
+    assert [s['epochs'] for s in result['stages']] == [0, 21, 20, 20, 20, 10, 40, 10, 10]
+    assert [len(s['accuracy']) for s in result['stages']] == [3, 22, 20, 20, 20, 10, 40, 10, 10]
+    assert [s['lr'] for s in result['stages']] == [None, 1, 1, 1, 1, 1, .1, 1, .1]
+    assert [s['bs'] for s in result['stages']] == [None, 256, 256, 256, 256, 256, 256, 256, 64]
     for s in result['stages'][1:]: assert len(s['train_loss']) == len(s['valid_loss']) == s['epochs']
     assert {k for s in result['stages'] for k in s} == {
         'stage', 'epochs', 'lr', 'bs', 'accuracy', 'valid_loss', 'train_loss', 'notes', 'seconds'}
@@ -31,14 +32,14 @@ def test_stages_and_their_lengths(result):
 
 
 def test_numbers_of_the_notes(result):
-    pixels, by_hand, basic, sgd, learner, *_ = result['stages']
+    pixels, by_hand, basic, shuffled, sgd, learner, *_ = result['stages']
     assert pixels['accuracy'] == pytest.approx([.9168, .9854, .9511], abs=5e-5)
     assert len(by_hand['notes']) == 22 and len(sgd['notes']) == 20
     apart = [abs(a - b) for a, b in zip(by_hand['accuracy'], by_hand['notes'])]
     assert max(apart[:1] + apart[2:]) < 4.1e-4  # the notes' 0.6833 after one epoch does not come out
     assert sgd['accuracy'] == pytest.approx(sgd['notes'], abs=4e-4)
-    assert [s['notes'] for s in (pixels, basic, learner)] == [None]*3
-    assert (by_hand['accuracy'][-1], basic['accuracy'][-1]) == (.9697, .9785)
+    assert [s['notes'] for s in (pixels, basic, shuffled, learner)] == [None]*4
+    assert (by_hand['accuracy'][-1], basic['accuracy'][-1], shuffled['accuracy'][-1]) == (.9697, .9785, .9819)
     assert learner['accuracy'][-1] == pytest.approx(.967615, abs=1e-6)
 
 
@@ -104,25 +105,26 @@ def test_options(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     stages = json.loads(printed.out)['stages']
     assert [(s['epochs'], s['lr'], s['bs'], len(s['accuracy'])) for s in stages] == [
-        (0, None, None, 3), (1, .5, 100, 2)] + [(1, .5, 100, 1)]*6
+        (0, None, None, 3), (1, .5, 100, 2)] + [(1, .5, 100, 1)]*7
     assert not any(s['notes'] for s in stages)
-    assert stages[2]['accuracy'] == stages[3]['accuracy']  # one seed, one start: BasicOptim is fastai's SGD
+    assert stages[2]['accuracy'] == stages[4]['accuracy']  # one seed, one start: BasicOptim is fastai's SGD
     assert [o.name for o in tmp_path.iterdir()] == ['a.png'] and printed.err == ''
 
 
 def test_seed_changes_the_run():
     one, other = (climb(epochs=1, seed=seed, progress=False) for seed in (1, 2))
-    again = climb(epochs=1, seed=1, progress=False, stages=STAGES[1:6])
-    assert numbers(again) == numbers(one)[1:6]
+    again = climb(epochs=1, seed=1, progress=False, stages=STAGES[1:7])
+    assert numbers(again) == numbers(one)[1:7]
     for a, b in zip(one['stages'][1:], other['stages'][1:]): assert a['train_loss'] != b['train_loss']
 
 
 def test_table(result):
     lines = table(result).splitlines()
     assert lines[0].split() == ['step', 'parameters', 'epochs', 'accuracy', 'the', 'notes', 'seconds']
-    assert [line.split()[:5] for line in lines[1:9]] == [
+    assert [line.split()[:5] for line in lines[1:10]] == [
         ['pixel_similarity', '0', '0', '0.9511', '-'], ['linear_model', '785', '21', '0.9697', '0.9696'],
-        ['basic_optim', '785', '20', '0.9785', '-'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
+        ['basic_optim', '785', '20', '0.9785', '-'],
+        ['linear_shuffled', '785', '20', '0.9819', '-'], ['fastai_sgd', '785', '20', '0.9785', '0.9785'],
         ['fastai_learner', '785', '10', '0.9676', '-'],
         ['neural_net', '23581', '40', '0.9828', '-'], ['learner_from_scratch', '785', '10', '0.9676', '-'],
         ['all_digits', '7850', '10', f"{result['stages'][-1]['accuracy'][-1]:.4f}", '-']]
@@ -130,10 +132,54 @@ def test_table(result):
         for first in range(0, len(notes), 11): assert ' '.join(f'{n:.4f}' for n in notes[first:first + 11]) in lines
 
 
-def test_chart(result):
-    curves = climb_figure(result).axes[0].lines[1:]
-    assert [curve.get_label() for curve in curves] == STAGES[1:]
-    assert [(int(c.get_xdata()[0]), int(c.get_xdata()[-1])) for c in curves] == [(0, 21), (1, 20), (1, 20), (1, 10), (1, 40), (1, 10), (1, 10)]
+def test_shuffled_stage_is_basic_optim_with_its_batches_mixed(train, valid_dl, result):
+    from torch import Generator, nn
+    from mnist_sgd.basic_optim import BasicOptim, train_model
+    from mnist_sgd.linear_model import BatchLoader, label_pair, skip_draws
+    skip_draws(5139)
+    model = nn.Linear(784, 1)
+    dl = BatchLoader(*label_pair(*train), shuffle=True, generator=Generator().manual_seed(42))
+    history = train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 20, progress=False)
+    assert result['stages'][3]['accuracy'] == pytest.approx(history['accuracy'], abs=1e-6)
+
+
+def test_order_of_the_batches_depends_on_the_seed():
+    one, again, other = (climb(epochs=1, seed=seed, stages=['basic_optim', 'linear_shuffled'], progress=False)['stages']
+                         for seed in (1, 1, 2))
+    assert one[1]['train_loss'] == again[1]['train_loss'] != other[1]['train_loss']
+    assert one[1]['accuracy'][0] > .96 > .6 > one[0]['accuracy'][0]
+
+
+def test_chart_has_a_panel_for_3_or_7_and_one_for_ten_digits(result):
+    two, ten = climb_figure(result).axes
+    assert (two.get_title('left'), ten.get_title('left')) == ('3 or 7', 'ten digits')
+    baseline, *curves = two.lines
+    assert baseline.get_ydata() == pytest.approx([4.888]*2, abs=1e-3) and baseline.get_label() == 'pixel_similarity'
+    assert [curve.get_label() for curve in curves] == STAGES[1:-1]
+    assert [curve.get_label() for curve in ten.lines] == STAGES[-1:]
+    assert [(int(c.get_xdata()[0]), int(c.get_xdata()[-1])) for c in curves] == [(0, 21), (1, 20), (1, 20), (1, 20), (1, 10), (1, 40), (1, 10)]
+    for curve, stage in zip(curves, result['stages'][1:]):
+        assert 100 - curve.get_ydata() == pytest.approx([100*a for a in stage['accuracy']])
+    low, high = two.get_ylim()
+    assert two.get_yscale() == 'log' and low < 1.8 and high > 50
+    for looks in ([c.get_color() for c in curves], [c.get_marker() for c in curves]): assert len(set(looks)) == len(curves)
+    assert {text.get_text() for text in two.get_legend().get_texts()} == set(STAGES[:-1])
+
+
+@pytest.mark.parametrize('stages, panels', [
+    (['pixel_similarity'], ['3 or 7']), (['neural_net', 'linear_model'], ['3 or 7']), (['all_digits'], ['ten digits']),
+    (['pixel_similarity', 'all_digits'], ['3 or 7', 'ten digits'])])
+def test_chart_of_some_stages(result, stages, panels):
+    import matplotlib.pyplot as plt
+    figure = climb_figure({'stages': [s for s in result['stages'] if s['stage'] in stages]})
+    assert [ax.get_title('left') for ax in figure.axes] == panels
+    assert sorted(line.get_label() for ax in figure.axes for line in ax.lines) == sorted(stages)
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_chart_of_nothing():
+    with pytest.raises(ValueError, match='no stage to draw'): climb_figure({'stages': []})
 
 
 @pytest.mark.parametrize('args, sentence', [
