@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['checked', 'check', 'finite', 'usable', 'learning', 'Binary', 'Learns', 'NoNaN', 'Pixels', 'Rate', 'Count', 'Whole',
-           'Device', 'Model', 'Loader', 'Optimizer', 'Params']
+           'Device', 'Model', 'Module', 'Loader', 'Optimizer', 'Params']
 
 # %% ../nbs/94_checks.ipynb #4cb70927
 import inspect
@@ -65,7 +65,7 @@ def _look_at_tensor(x, kind, name, before=None):
         repair = _repair(x, kind) if before and '#' not in kind.dim_str else ''
         raise ValueError(f"{name} must have {_shape_wanted(kind, before or {})}, got {got}"
                          + (f"; call {name}.{repair}" if repair else ''))
-    if 'n' in re.findall(r'\w+', kind.dim_str) and not x.numel():
+    if re.search(r'\b[nm]\b', kind.dim_str) and not x.numel():
         raise ValueError(f"{name} is empty, {tuple(x.shape)}: there is nothing to compute with")
     if kind.dtype is Learns and not x.requires_grad:
         raise ValueError(f"{name} has no gradient: call requires_grad_() on it")
@@ -93,19 +93,20 @@ class _Kind:
     def __init__(self, look): self.look, self.__name__, self.__doc__ = look, look.__name__, look.__doc__
     def __repr__(self): return self.__name__
 
-# %% ../nbs/94_checks.ipynb #b70319c4
+# %% ../nbs/94_checks.ipynb #1e64facb
 if TYPE_CHECKING:
     Rate = float
     Count = int
     Whole = int
     Device = str | torch.device | None
     Model = Callable[..., Any]
+    Module = nn.Module
     Loader = Iterable[Any]
     Params = Iterable[Tensor]
     Optimizer = Any
 
-# %% ../nbs/94_checks.ipynb #d81ea319
-_all_ = ['Binary', 'Learns', 'NoNaN', 'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Loader', 'Optimizer', 'Params']
+# %% ../nbs/94_checks.ipynb #6d2b9b84
+_all_ = ['Binary', 'Learns', 'NoNaN', 'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Module', 'Loader', 'Optimizer', 'Params']
 
 # %% ../nbs/94_checks.ipynb #eb7487bb
 if not TYPE_CHECKING:
@@ -140,6 +141,12 @@ if not TYPE_CHECKING:
         "Anything that can be called with a batch."
         if callable(x): return x
         raise TypeError(f"{name} must be a model, a function or nn.Module, got {type(x).__name__}")
+
+    @_Kind
+    def Module(x, name):
+        "A model of torch."
+        if isinstance(x, nn.Module): return x
+        raise TypeError(f"{name} must be an nn.Module, such as nn.Linear(784, 1), got {type(x).__name__}")
 
     @_Kind
     def Loader(x, name):

@@ -5,51 +5,39 @@
 # %% auto #0
 __all__ = ['mnist_distance', 'is_3', 'pixel_accuracy']
 
-# %% ../nbs/01_pixel_similarity.ipynb #b411bab9
-import torch
+# %% ../nbs/01_pixel_similarity.ipynb #bcb837f6
 from torch import Tensor
 
-# %% ../nbs/01_pixel_similarity.ipynb #1fa29581
-def mnist_distance(
-    a:Tensor, # (..., 28, 28) float pixels, one image or a stack
-    b:Tensor, # (..., 28, 28) float pixels, to be broadcast against `a`
-)->Tensor: # (...), the mean absolute difference of each pair of images, in the units of the pixels
-    "L1 distance of images. Raises TypeError if not float, ValueError for two sizes and for NaN."
-    for x in (a, b):
-        if not torch.is_tensor(x) or not x.is_floating_point():
-            raise TypeError("mnist_distance needs tensors of floats: call .float()/255 on the images")
-    shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-    if min(a.ndim, b.ndim) < 2 or a.shape[-2:] != b.shape[-2:]:
-        raise ValueError(f"mnist_distance needs images of one size, got {shapes}")
-    try: torch.broadcast_shapes(a.shape, b.shape)
-    except RuntimeError as e: raise ValueError(f"stacks of {shapes} cannot be broadcast") from e
-    distance = (a - b).abs().mean((-1, -2))
-    if distance.isnan().any():
-        raise ValueError("a distance is NaN: an image holds NaN, or is the mean of no images")
-    return distance
+from .checks import NoNaN, Pixels, checked
 
-# %% ../nbs/01_pixel_similarity.ipynb #6e20500c
+# %% ../nbs/01_pixel_similarity.ipynb #b2351694
+@checked
+def mnist_distance(
+    a:Pixels[Tensor, '*#stack h w'], # one image or a stack
+    b:Pixels[Tensor, '*#stack h w'], # to be broadcast against `a`
+)->NoNaN[Tensor, '*stack']: # one distance for each pair of images, in the units of the pixels
+    "Mean absolute difference of the pixels, the L1 distance of images."
+    return (a - b).abs().mean((-1, -2))
+
+# %% ../nbs/01_pixel_similarity.ipynb #067647d8
+@checked
 def is_3(
-    x:Tensor, # (..., 28, 28) float pixels, one image or a stack
-    mean3:Tensor, # (28, 28), mean of the 3s
-    mean7:Tensor, # (28, 28), mean of the 7s
-)->Tensor: # (...) of bool
-    "Whether images are nearer to `mean3`. Raises as `mnist_distance`, ValueError for other means."
-    if mean3.ndim != 2 or mean3.shape != mean7.shape:
-        raise ValueError("mean3 and mean7 must be one image each, such as threes.mean(0), "
-                         f"got {tuple(mean3.shape)} and {tuple(mean7.shape)}")
+    x:Pixels[Tensor, '*stack h w'], # one image or a stack
+    mean3:Pixels[Tensor, 'h w'], # mean of the 3s
+    mean7:Pixels[Tensor, 'h w'], # mean of the 7s
+)->Tensor: # (*stack) of bool
+    "Whether images are nearer to `mean3` than to `mean7`."
     return mnist_distance(x, mean3) < mnist_distance(x, mean7)
 
-# %% ../nbs/01_pixel_similarity.ipynb #2155bffb
+# %% ../nbs/01_pixel_similarity.ipynb #a2aadfad
+@checked
 def pixel_accuracy(
-    threes:Tensor, # (n, 28, 28) float pixels of images that are 3s
-    sevens:Tensor, # (m, 28, 28) float pixels of images that are 7s
-    mean3:Tensor, # (28, 28), mean of the 3s
-    mean7:Tensor, # (28, 28), mean of the 7s
-)->tuple: # accuracy on the 3s, accuracy on the 7s, and the mean of both, as floats in [0, 1]
-    "How often `is_3` is right. Raises as `is_3` does, and ValueError without images."
-    if not len(threes) or not len(sevens):
-        raise ValueError("pixel_accuracy needs at least one 3 and one 7")
+    threes:Pixels[Tensor, 'n h w'], # images that are 3s
+    sevens:Pixels[Tensor, 'm h w'], # images that are 7s
+    mean3:Pixels[Tensor, 'h w'], # mean of the 3s
+    mean7:Pixels[Tensor, 'h w'], # mean of the 7s
+)->tuple[float, float, float]: # accuracy on the 3s, on the 7s, and the mean of both, in [0, 1]
+    "How often `is_3` is right."
     on_3 = is_3(threes, mean3, mean7).float().mean().item()
     on_7 = 1 - is_3(sevens, mean3, mean7).float().mean().item()
     return on_3, on_7, (on_3 + on_7)/2
