@@ -26,7 +26,6 @@ def check_gradients(
                          "for the very model that you train")
 
 # %% ../nbs/04_basic_optim.ipynb #694ad83e
-#| write: step zero_grad
 class BasicOptim:
     "Plain SGD, step for step what `torch.optim.SGD(params, lr)` does."
     def __init__(self,

@@ -55,7 +55,6 @@ def make_learner(
     return Learner(dls, model, opt_func=SGD, loss_func=loss_func, metrics=metrics)
 
 # %% ../nbs/05_fastai_learner.ipynb #582cb930
-#| write: after_loss
 class CheckLoss(Callback):
     "Stop a Learner whose training loss is no longer finite."
     def after_loss(self):
@@ -63,7 +62,6 @@ class CheckLoss(Callback):
         if self.training: check_finite(self.learn.loss, f'epoch {self.epoch + 1}, batch {self.iter + 1}')
 
 # %% ../nbs/05_fastai_learner.ipynb #9f310b93
-#| write: before_fit before_epoch after_epoch
 class Stopwatch(Callback):
     "Keep the seconds that each epoch took, in the list `seconds`."
     def before_fit(self): self.seconds = []

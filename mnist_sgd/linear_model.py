@@ -121,7 +121,6 @@ def check_whole(
         raise ValueError(f"{name} must be a whole number from {least}, got {number!r}")
 
 # %% ../nbs/03_linear_model.ipynb #5a9c1924
-#| write: __len__ __iter__
 class BatchLoader:
     "The batches of `DataLoader(list(zip(x, y)), batch_size)`, as views of x and y unless shuffled."
     def __init__(self,
