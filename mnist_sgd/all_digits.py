@@ -128,7 +128,6 @@ def digit_loaders(
             BatchLoader(*load_all('valid', npz), batch_size))
 
 # %% ../nbs/08_all_digits.ipynb #e686a12c
-#| write: before_batch
 class Anneal:
     "Let the learning rate of a Learner fall from what `fit` was given to 0, a little with each batch."
     def before_fit(self, learn):

@@ -44,7 +44,6 @@ def check_callbacks(
     return cbs
 
 # %% ../nbs/07_learner_from_scratch.ipynb #81724d24
-#| write: one_batch one_epoch fit
 class Learner:
     "Data, model, loss, optimiser and metrics in one place; `fit` trains and tells the callbacks."
     def __init__(self,
@@ -136,7 +135,6 @@ class Learner:
                                    f"{type(e).__name__}: {e}") from e
 
 # %% ../nbs/07_learner_from_scratch.ipynb #f4ff48da
-#| write: after_batch after_epoch
 class Recorder:
     "Rows of train_loss, valid_loss and metrics, an epoch each, in `values`, as fastai computes them."
     names, values = (), ()
@@ -182,7 +180,6 @@ class Progress:
     def after_fit(self, learn): self.bar.close()
 
 # %% ../nbs/07_learner_from_scratch.ipynb #7fdf9f38
-#| write: before_fit after_epoch
 class EarlyStop:
     "End the training when the validation loss has had no new lowest value for some epochs."
     def __init__(self,
@@ -217,7 +214,6 @@ def set_lr(
     else: opt.lr = lr
 
 # %% ../nbs/07_learner_from_scratch.ipynb #08a90827
-#| write: before_batch after_batch after_fit
 class LRFinder:
     "Let the learning rate grow from batch to batch, keep `lrs` and `losses`, and put the model back."
     lrs, losses = (), ()

@@ -118,6 +118,7 @@ class Misprint:
     lesson:str # in a sentence or two
     noticed_by:str='interpreter' # or 'shape', or 'number'
     library:str='' # the same with this library, which refuses it or gets it right
+    asks:str='' # what its repair should give, if a practice copy asks for it
 
     def __post_init__(self):
         if self.noticed_by not in ('interpreter', 'shape', 'number'):
@@ -155,7 +156,8 @@ _INTERPRETER = [
         "dset = list(zip(train_x, train_y)\nx,y = dset[0]",
         "dset = list(zip(train_x, train_y))\nx,y = dset[0]\ny",
         'SyntaxError', 'tensor([1])',
-        "A bracket that stays open swallows the lines below it."),
+        "A bracket that stays open swallows the lines below it.",
+        asks="the target of the first image"),
     Misprint(147,
         "with torch.no_grad(): weights[0] * = 1.001",
         "before = weights[0].item()\nwith torch.no_grad(): weights[0] *= 1.001\n"
@@ -179,13 +181,15 @@ _INTERPRETER = [
         "for i in range(2):\n    train_epoch(linear1, lr, (weights, bias))    # Training epoch\n"
         "validate_epoch(linear1)",
         'SyntaxError', '0.8315',
-        "A comment with // spoils a line that was right."),
+        "A comment with // spoils a line that was right.",
+        asks="the accuracy after two epochs"),
     Misprint(268,
         "class BasicOptim:\n    def step(self, *args, *kwargs): return args, kwargs",
         "class BasicOptim:\n    def step(self, *args, **kwargs): return args, kwargs\n"
         "BasicOptim().step(1, lr=2)",
         'SyntaxError', "((1,), {'lr': 2})",
-        "One star gathers positional arguments, two stars those with names."),
+        "One star gathers positional arguments, two stars those with names.",
+        asks="the arguments of a step, those without and those with names"),
     Misprint(272,
         "class BasicOptim:\n    def zero_grad(self, *args, *kwargs): return args, kwargs",
         "class BasicOptim:\n    def zero_grad(self, *args, **kwargs): return args, kwargs\n"
@@ -197,13 +201,15 @@ _INTERPRETER = [
         "df = df.DataFrame(im3_t[4:15, 4:15])",
         "df = pd.DataFrame(im3_t[4:15, 4:15])\ndf.shape, int(df.values.sum())",
         'NameError', '((11, 11), 8595)',
-        "What stands to the right of = must exist already."),
+        "What stands to the right of = must exist already.",
+        asks="the table of the pixels [4:15, 4:15]"),
     Misprint(8,
         "seven_tensor = [tensor(Image.open(O)) for o in sevens]",
         "seven_tensor = [tensor(Image.open(o)) for o in sevens]\n"
         "len(seven_tensor), seven_tensor[0].shape",
         'NameError', '(6265, torch.Size([28, 28]))',
-        "O and o are two names, in line 9 too."),
+        "O and o are two names, in line 9 too.",
+        asks="the list of all 7s"),
     Misprint(14,
         "torch.stack(seven_tensors).shape",
         "torch.stack(seven_tensor).shape",
@@ -237,7 +243,8 @@ _INTERPRETER = [
         "def is_3(x): return mnist_distance(x, mean3) < mnist_distance(x, mean7)\n"
         "is_3(valid_3_tens).float().mean()",
         'NameError', 'tensor(0.9168)',
-        "Called, and never defined. \"Restart and run all\" finds this."),
+        "Called, and never defined. \"Restart and run all\" finds this.",
+        asks="the share of the 3s that are taken for a 3; up to there the notes have no is_3, so define it first"),
     Misprint(53,
         "xt = tensor(3.).requires_grad_()\nyt = f(xt)",
         "xt = tensor(3.).requires_grad_()\ndef f(x): return x**2\nf(xt)",
@@ -283,7 +290,8 @@ _INTERPRETER = [
         "def batch_accuracy(predOfxb, yb):\n    correct = (predOfxb.sigmoid()>0.5) == yb\n"
         "    return correct.float().mean()\nbatch_accuracy(linear1(batchOf4), train_y[:4])",
         'NameError', 'tensor(0.5000)',
-        "A function is checked only when it runs: call it once, right below."),
+        "A function is checked only when it runs: call it once, right below.",
+        asks="the accuracy of four images"),
     Misprint(231,
         "batch_accuracy(linear1(batch), train_y[:4])",
         "batch_accuracy(linear1(batchOf4), train_y[:4])",
@@ -296,20 +304,23 @@ _INTERPRETER = [
         "                opt_func=SGD, loss_func=mnist_loss)\n"
         "with learn.no_logging(): learn.fit(10, lr=lr)\nvalidate_epoch(learn.model)",
         'NameError', '0.9678',
-        "The last line of the notes. One letter, and ten epochs do not begin."),
+        "The last line of the notes. One letter, and ten epochs do not begin.",
+        asks="the accuracy after ten epochs"),
     # a thing that cannot do it
     Misprint(25,
         "((a_3 - mean3)**2).mean.sqrt()",
         "((a_3 - mean3)**2).mean().sqrt()",
         'AttributeError', 'tensor(0.2021)',
-        "Without () you hold the method itself, not what it returns."),
+        "Without () you hold the method itself, not what it returns.",
+        asks="the root of the mean of the squared differences of a_3 and the mean 3"),
     Misprint(33,
         "valid_3_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'3').ls())])\n"
         "valid_3_tens.shape, valid_3_tens.sum()",
         "valid_3_tens = torch.stack([tensor(Image.open(o)) for o in (path/'valid'/'3').ls()])\n"
         "valid_3_tens.shape, valid_3_tens.sum()",
         'TypeError', '(torch.Size([1010, 28, 28]), tensor(28936088))',
-        "One bracket in the wrong place, and tensor gets the loop instead of an image."),
+        "One bracket in the wrong place, and tensor gets the loop instead of an image.",
+        asks="the stack of all 3s to validate on"),
     Misprint(34,
         "valid_7_tens = torch.stack([tensor(Image.open(o) for o in (path/'valid'/'7').ls())])\n"
         "valid_7_tens.shape, valid_7_tens.sum()",
@@ -328,7 +339,8 @@ _INTERPRETER = [
         "lr = 1.\nparams = torch.ones(3).requires_grad_()\n(params**2).sum().backward()\n"
         "params.data -= params.grad * lr\nparams",
         'RuntimeError', 'tensor([-1., -1., -1.], requires_grad=True)',
-        "A step must not be part of the next gradient. Change .data, or use torch.no_grad()."),
+        "A step must not be part of the next gradient. Change .data, or use torch.no_grad().",
+        asks="the parameters after a step against their gradient, with requires_grad=True as before"),
     Misprint(73,
         "import time # as fastai's import * does\n"
         "def f(t, params): return params[0]*t**2\nparams = torch.ones(3)\npreds = f(time, params)",
@@ -342,7 +354,8 @@ _INTERPRETER = [
         "train_y = tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)\n"
         "train_y.shape, train_y.sum(), train_y.dtype",
         'TypeError', '(torch.Size([12396, 1]), tensor(6131), torch.int64)',
-        "cat joins tensors; tensor makes one out of numbers."),
+        "cat joins tensors; tensor makes one out of numbers.",
+        asks="the targets in a column, 1 for a 3 and 0 for a 7"),
     Misprint(114,
         "train_x.shape,train_y.shape   // (torch.Size([12396, 784]), torch.Size([12396, 1]))",
         "train_x.shape,train_y.shape   # (torch.Size([12396, 784]), torch.Size([12396, 1]))",
@@ -354,7 +367,8 @@ _INTERPRETER = [
         "calc_grad(xb, yb, linear1)\nfor p in (weights, bias):\n    p.data -= p.grad *lr\n"
         "    p.grad.zero_()\nbias.grad is None or bias.grad.item() == 0, round(bias.item(), 4)",
         'AttributeError', '(True, -0.0553)',
-        "A dot, not an underscore: grad is a tensor, and zero_ is a method of it."),
+        "A dot, not an underscore: grad is a tensor, and zero_ is a method of it.",
+        asks="whether the gradient of the bias is cleared after the step, and the bias"),
     Misprint(244,
         "validate_epoch()",
         "train_epoch(linear1, lr, (weights, bias))\nvalidate_epoch(linear1)",
@@ -375,7 +389,8 @@ _SHAPE = [
         '0.5041003823280334', '0.4942723512649536',
         "(12396, 1) is compared with (12396,), each prediction with each target. That the notes did "
         "so is a guess, but it gives the accuracy that they print.", 'shape',
-        "from mnist_sgd.linear_model import batch_accuracy\nbatch_accuracy(preds, train_y.squeeze())"),
+        "from mnist_sgd.linear_model import batch_accuracy\nbatch_accuracy(preds, train_y.squeeze())",
+        asks="the share of right answers, for the parameters that were made twice"),
     Misprint(192,
         "preds = linear1(batchOf4)\nmnist_loss(preds, train_y[:y])",
         "preds = linear1(batchOf4)\nmnist_loss(preds, train_y[:4])",
@@ -400,14 +415,16 @@ _NUMBER = [
         "mnist_distance(a_3, mean3)   // tensor(0.014)",
         "mnist_distance(a_3, mean3)   # tensor(0.1114)",
         'tensor(7.)', 'tensor(0.1114)',
-        "// divides and rounds down, so the comment is part of the sum.", 'number'),
+        "// divides and rounds down, so the comment is part of the sum.", 'number',
+        asks="the distance of a_3 from the mean 3"),
     Misprint(62,
         "def f(t, params):\n    a,b,c = params\n    return a*t**2 + b*6 + c\n"
         "f(tensor([1., 2., 3.]), (1, 1, 1))",
         "def f(t, params):\n    a,b,c = params\n    return a*t**2 + b*t + c\n"
         "f(tensor([1., 2., 3.]), (1, 1, 1))",
         'tensor([ 8., 11., 16.])', 'tensor([ 3.,  7., 13.])',
-        "6 for t, two keys that lie close. Everything runs, and the fit stays bad.", 'number'),
+        "6 for t, two keys that lie close. Everything runs, and the fit stays bad.", 'number',
+        asks="the quadratic of t with the parameters a, b and c"),
     Misprint(92,
         _LOOK +
         "mse(f(time, params), speed).backward()\nparams.data -= 1e-5 * params.grad\n"
@@ -420,7 +437,8 @@ _NUMBER = [
         "backward adds. Whoever looks at a gradient and does not clear it makes the next step, of line "
         "100, twice as long. Line 203 does it again.", 'number',
         "from mnist_sgd.manual_sgd import apply_step\n" + _LOOK +
-        "apply_step(params, time, speed, 1e-5, prn=False); round((1 - params[0]).item(), 4)"),
+        "apply_step(params, time, speed, 1e-5, prn=False); round((1 - params[0]).item(), 4)",
+        asks="how far a moves in one step; they only looked at the gradient before, and it must count once"),
     Misprint(147,
         "before = linear1(train_x)\nwith torch.no_grad(): weights[0] *= 1000\n"
         "torch.equal(linear1(train_x), before)",
@@ -459,7 +477,8 @@ _NUMBER = [
         "The value is right, the gradient is not: exp(100) is infinite in float32. Use PyTorch's own.",
         'number',
         "from mnist_sgd.linear_model import sigmoid\nz = tensor([-100., 0., 100.]).requires_grad_()\n"
-        "sigmoid(z).sum().backward(); z.grad.round(decimals=4)"),
+        "sigmoid(z).sum().backward(); z.grad.round(decimals=4)",
+        asks="the slopes of the sigmoid at -100, 0 and 100"),
     Misprint(238,
         "validate_epoch(linear1)   // 0.5219",
         "validate_epoch(linear1)   # 0.5219",

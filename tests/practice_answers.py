@@ -237,15 +237,26 @@ def repair(line):
     return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1].right
 
 
+def settings(cell): return cell['metadata'].get('mnist_sgd', {})
+
+
+def to_write(name):
+    "{cell id: the function or class that is to be written there}."
+    functions = [task.name for task in TASKS[name] if task.kind == 'write']
+    exports = [cell for cell in SOURCES[name]['cells'] if text(cell).startswith('#| export')]
+    defined = {cell['id']: getattr(ast.parse(code_of(cell)).body[-1], 'name', None) for cell in exports}
+    return {id: function for id, function in defined.items() if function in functions}
+
+
 def slow_cells(name, slow_too=False):
     """The slow cells that are left out of a copy, and the questions in them, as the copy names them.
 
     If slow cells are wanted, those below the last task are left out all the same: no answer depends on them.
     """
     cells = SOURCES[name]['cells']
-    first = max(i for i, cell in enumerate(cells) if tasks({'cells': [cell]})) if slow_too else 0
+    first = max(i for i, cell in enumerate(cells) if settings(cell)) if slow_too else 0
     slow = [cell for cell in cells[first:] if is_slow(cell)]
-    return {cell['id'] for cell in slow} | {task.name for task in tasks({'cells': slow})}
+    return {cell['id'] for cell in slow} | {settings(cell)['question'] for cell in slow if 'question' in settings(cell)}
 
 
 def fill(name, learner, slow_too=False):
@@ -256,7 +267,7 @@ def fill(name, learner, slow_too=False):
     nb = nbformat.from_dict(COPIES[name])
     left_out = slow_cells(name, slow_too)
     nb.cells = [cell for cell in nb.cells if cell.id not in left_out]
-    bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if '#| write' in text(cell)}
+    bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if cell['id'] in to_write(name)}
     untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
     cells, nb.cells = nb.cells, []
     for cell in cells:
@@ -267,7 +278,7 @@ def fill(name, learner, slow_too=False):
             cell.source = cell.source.replace('guess = ...', f'guess = {guess}', 1)
             blank = [untouched[cell.id]]
         elif cell.id in bodies:
-            function = ast.parse(bodies[cell.id]).body[-1].name
+            function = to_write(name)[cell.id]
             cell.source = bodies[cell.id] + '\n'
             if learner == 'wrong':
                 right_words, wrong_words, _ = BODIES[name][function]

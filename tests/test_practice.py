@@ -5,15 +5,17 @@ Copies that are filled in and run: tests/test_notebooks.py.
 import ast, json, math, os, subprocess, sys
 from copy import deepcopy
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
 
 import nbformat, numpy, pytest, torch
 from conftest import needs_links, needs_pipes
 from hypothesis import assume, given, strategies as st
 
-from practice_answers import BODIES, COPIES, QUESTIONS, SOURCES, TASKS, code_of, repair, text
-from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, try_function, try_repair,
-                                walk, write_copies)
+from practice_answers import BODIES, COPIES, QUESTIONS, SOURCES, TASKS, code_of, repair, settings, text, to_write
+from mnist_sgd.misprints import MISPRINTS
+from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, tasks, try_function,
+                                try_repair, walk, write_copies)
 
 COMMAND = Path(sys.executable).with_name('mnist_sgd_practice')
 NAMES = list(COPIES)
@@ -63,6 +65,7 @@ def test_copy_is_valid_and_shows_nothing(name):
     copy = COPIES[name]
     nbformat.validate(nbformat.from_dict(copy))
     assert copy == practice_copy(SOURCES[name], name)
+    assert copy['metadata']['mnist_sgd'] == {'practice': name, 'edition': 2}
     assert len({cell['id'] for cell in copy['cells']}) == len(copy['cells'])
     for cell in copy['cells']:
         assert not cell.get('outputs') and cell.get('execution_count') is None
@@ -70,16 +73,43 @@ def test_copy_is_valid_and_shows_nothing(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_copy_holds_no_reason(name):
-    everything = '\n'.join(cell['source'] for cell in COPIES[name]['cells'])
-    for task in TASKS[name]: assert not task.why or task.why not in everything
+def test_each_reason_is_folded_and_each_question_is_shown_once(name):
+    copy = [cell['source'] for cell in COPIES[name]['cells']]
+    source = SOURCES[name]['cells']
+    for i, cell in enumerate(source):
+        if 'question' not in settings(cell): continue
+        reason = next(text(below) for below in source[i:] if below['cell_type'] == 'markdown').split('\n\n')[0]
+        reason = reason.split('](')[0] # links to appendices are gone
+        assert [c.startswith('<details>') for c in copy if reason in c] == [True]
+        question = next(task.ask for task in TASKS[name] if task.name == settings(cell)['question'])
+        assert sum(question in c for c in copy) == 1
+    assert not any('**Predict.**' in c for c in copy)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_folded_code_stays_folded_but_for_tests(name):
+    there = {cell['id']: cell for cell in COPIES[name]['cells']}
+    for cell in SOURCES[name]['cells']:
+        if 'hide-input' not in cell['metadata'].get('tags', []): continue
+        assert cell['metadata']['jupyter'] == {'source_hidden': True}
+        if 'tests' in settings(cell): assert there[f"tests-{settings(cell)['tests']}"]['metadata'] == {}
+        elif cell['id'] in there: assert there[cell['id']]['metadata']['jupyter'] == {'source_hidden': True}
+
+
+def test_the_notebooks_place_exactly_the_misprints_that_say_what_they_should_give():
+    placed = [task.name for name in NAMES for task in TASKS[name] if task.kind == 'mend']
+    asking = []
+    for m in MISPRINTS:
+        same_line = [other for other in MISPRINTS if other.line == m.line]
+        if m.asks: asking.append(f'{m.line}.{same_line.index(m) + 1}'.removesuffix('.1'))
+    assert sorted(placed) == sorted(asking)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_signature_and_docstring_stay_and_the_body_goes(name):
     blanked = {cell['id']: cell['source'] for cell in COPIES[name]['cells']}
     for cell in SOURCES[name]['cells']:
-        if '#| write' not in text(cell): continue
+        if cell['id'] not in to_write(name): continue
         mine, theirs = ast.parse(blanked[cell['id']]).body[-1], ast.parse(code_of(cell)).body[-1]
         assert ast.get_docstring(mine) == ast.get_docstring(theirs)
         if isinstance(mine, ast.FunctionDef):
@@ -95,10 +125,10 @@ def test_signature_and_docstring_stay_and_the_body_goes(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_each_test_of_a_function_says_in_words_what_it_wants(name):
     for cell in SOURCES[name]['cells']:
-        if not text(cell).startswith('#| tests'): continue
+        if 'tests' not in settings(cell): continue
         lines = code_of(cell).splitlines()
         for statement in ast.parse(code_of(cell)).body:
-            if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith('test_'):
+            if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith(('test_', 'assert_')):
                 above = lines[:statement.lineno - 1][::-1]
                 assert any(line.startswith('# ') for line in above[:above.index('') if '' in above else None])
 
@@ -130,8 +160,8 @@ def test_no_cell_of_a_copy_only_tests(name):
     (ValueError, ValueError('no'), 0), ('ValueError', ValueError('no'), 0), (ValueError('other'), ValueError('no'), 0),
     (None, None, 0), (torch.zeros(2, requires_grad=True), [0, 0], 0)])
 def test_right_guesses(guess, truth, within):
-    verdict = grade(guess, truth, 'So it is.', within)
-    assert verdict.status == 'right' and verdict.lines[-1] == 'So it is.'
+    verdict = grade(guess, truth, within)
+    assert verdict.status == 'right' and verdict.lines[-1] == 'The reason is below.'
 
 
 @pytest.mark.parametrize('guess, truth, within', [
@@ -139,8 +169,8 @@ def test_right_guesses(guess, truth, within):
     ((2, 3), (3, 2), 0), ((2,), (2, 3), 0), ([1, 2], torch.tensor([[1, 2]]), 0), ('a', 'b', 0), (KeyError, ValueError('no'), 0),
     (None, ValueError('no'), 0), ('ValueError', None, 0), ([1, 'a'], [1, 2], 0), (['1', 2], [1, 2], 0), ([None], [1], 0)])
 def test_wrong_guesses_are_shown_beside_the_truth(guess, truth, within):
-    verdict = grade(guess, truth, 'So it is.', within)
-    assert verdict.status == 'wrong' and 'The true value: `' in verdict.lines[0] and verdict.lines[1] == 'So it is.'
+    verdict = grade(guess, truth, within)
+    assert verdict.status == 'wrong' and 'The true value: `' in verdict.lines[0] and verdict.lines[1] == 'The reason is below.'
 
 
 @pytest.mark.parametrize('guess, truth, kind', [
@@ -151,7 +181,7 @@ def test_wrong_guesses_are_shown_beside_the_truth(guess, truth, within):
     (torch.zeros(3, device='meta'), 3, 'a number'), (3j, 3, 'a number'), (lambda: 3, 3, 'a number'), ({'a': 1}, 3, 'a number'),
     ([3], 3, 'a number'), (torch.zeros(3), 3, 'a number')])
 def test_guess_of_another_kind_is_not_right_and_reveals_nothing(guess, truth, kind):
-    verdict = grade(guess, truth, 'So it is.')
+    verdict = grade(guess, truth)
     assert verdict.status == 'wrong' and len(verdict.lines) == 1
     assert verdict.lines[0].startswith(f'The answer is {kind}') and 'stays hidden' in verdict.lines[0]
 
@@ -182,7 +212,7 @@ def test_values_that_differ_look_different(guess, truth):
 
 
 def test_open_guess_reveals_nothing():
-    assert grade(..., 42, 'Because of 42.') == Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
+    assert grade(..., 42) == Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
 
 
 values = st.recursive(st.booleans() | st.integers() | st.floats() | st.text() | st.none(), lambda v: st.lists(v), max_leaves=9)
@@ -215,8 +245,8 @@ def test_a_backtick_in_a_guess_does_not_end_the_code():
 
 
 def test_verdict_in_a_notebook_is_safe_html():
-    page = grade('<script>', 'a & `b`', 'Write `x < 3`.')._repr_html_()
-    assert '<script>' not in page and '&lt;script&gt;' in page and '<code>x &lt; 3</code>' in page and 'Not right.' in page
+    page = grade('<script>', 'a & `b` < c')._repr_html_()
+    assert '<script>' not in page and '<code>&#x27;&lt;script&gt;&#x27;</code>' in page and 'b&#x27; &lt; c' in page and 'Not right.' in page
 
 
 def test_try_function_goes_on_with_the_function_of_a_learner_who_is_right():
@@ -326,19 +356,129 @@ def test_start_refuses_what_the_walk_does_not_ask(cell_by_cell):
     with pytest.raises(ValueError, match="%%tests needs a function, got 'no'"): cell_by_cell.run_cell_magic('tests', 'no', '1')
 
 
-def marked(*sources):
-    return {'cells': [{'cell_type': 'code', 'id': f'c{i}', 'source': source} for i, source in enumerate(sources)]}
+def cells(*kinds_and_sources):
+    return {'cells': [{'cell_type': 'code' if metadata is not None else 'markdown', 'id': f'c{i}', 'source': source,
+                       'metadata': {'mnist_sgd': metadata or {}}} for i, (source, metadata) in enumerate(kinds_and_sources)]}
 
 
-@pytest.mark.parametrize('source, message', [
-    ('#| predict: q\n#| ask: What?\n1', 'needs a name, ask and why'), ('#| predict: q\n#| why: So.\n1', 'needs a name, ask and why'),
-    ('#| predict: two words\n#| ask: What?\n#| why: So.\n1', 'needs a name, ask and why'),
-    ('#| predict: q\n#| ask: What?\n#| why: So.\nx = 1', 'q: the last line is no expression'), ('#| mend: 1 it\nx = 1', "no misprint '1'"),
-    ('#| mend: 25\nx = 1', 'mend needs a line and what it should give'),
-    ('#| write\nx = 1', 'must end in a function or class'), ('#| write: no\nclass A:\n    def yes(self): pass', 'A lacks one of the methods no'),
-    ('#| predict: start\n#| ask: What?\n#| why: So.\n1', 'two questions or cells of one name')])
-def test_marks_that_lack_something_are_refused(source, message):
-    with pytest.raises(ValueError, match=message): practice_copy(marked(source), 'example')
+ASK, WHY, ONE = ('Some text.\n\n**Predict.** What\nis it, to 0.5?', None), ('It is one.\n\nMore text.', None), ('x = 1\nx # one', {'question': 'q'})
+DOUBLE, TESTS = ('#| export\ndef double(x): return 2*x # twice x', {}), ('# twice\nassert double(2) == 4', {'tests': 'double'})
+CLASS = '#| export\nclass A:\n    def __init__(self): self.x = 1\n    def one(self): return 1\n    def two(self):\n        "Two."\n        return 2'
+
+
+@pytest.mark.parametrize('sources, message', [
+    ([ASK, ('x = 1', {}), WHY], "needs a name, in the metadata of the cell below it, in the cell that begins with: x = 1"),
+    ([ASK, WHY, ONE, WHY], "needs a name, in the metadata of the cell below it, in the cell that begins with: It is one."),
+    ([WHY, ASK], "needs a name"), ([ONE, WHY], "'q' needs a paragraph above it that begins with"),
+    ([ASK, ('y = 2', {}), ONE, WHY], "needs a name"), ([WHY, ONE, WHY], "'q' needs a paragraph above it"),
+    ([ASK, ONE], "a question needs its reason"), ([ASK, ONE, ('## A heading', None)], "a question needs its reason"),
+    ([ASK, ONE, ('**Predict.** And this?', None), ('2', {'question': 'p'}), WHY], "a question needs its reason"),
+    ([ASK, ONE, WHY, ASK, ONE, WHY], "two tasks have the name 'q', in the cell that begins with: x = 1"),
+    ([('**Predict.** What?\n\nMore.', None), ONE, WHY], "a question must be the last paragraph, in the cell that begins with: \\*\\*Predict"),
+    ([ASK, ('x = 1', {'question': 'q'}), WHY], "q: the last line is no expression"),
+    ([ASK, ('1', {'question': 'two words'}), WHY], "'two words' is no name"), ([('1', {'mend': '1'})], "no misprint '1'"),
+    ([('1', {'mend': '17'})], "the misprint 17 needs `asks`"), ([TESTS], "'double' must be the last statement of a cell that is exported"),
+    ([DOUBLE, TESTS, TESTS], "two tasks have the name 'double'"), ([('def double(x): return 2*x', {}), TESTS], "'double' must be the last statement"),
+    ([(CLASS, {}), ('A()', {'tests': 'A', 'write': ['three']})], "A has no methods three to write"),
+    ([ASK, ('1', {'question': 'start'}), WHY], "two cells of one name")])
+def test_cells_that_lack_something_are_refused(sources, message):
+    with pytest.raises(ValueError, match=message): practice_copy(cells(*sources), 'example')
+
+
+def copied(*sources):
+    "{id: cell} of a copy, without the two cells that stand in each."
+    cells_of_copy = practice_copy(cells(*sources), 'example')['cells']
+    return {cell['id']: cell for cell in cells_of_copy if cell['id'] not in ('how', 'start')}
+
+
+def test_a_question_and_its_reason():
+    copy = copied(('# Title', None), ASK, ONE, ('x + 1', {}), WHY)
+    assert [cell['source'] for cell in copy.values()] == [
+        '# Title', 'Some text.', '**Question 1.** What is it, to 0.5? (Right if within 0.5.)', "guess = ...\n\nx = 1\ncheck('q', guess, x)", 'x + 1',
+        '<details><summary>Read on when you are done</summary>\n\nIt is one.\n\n</details>', 'More text.']
+
+
+@pytest.mark.parametrize('ask, within', [
+    ('What is it, to 0.01?', .01), ('What is it, within 3.', 3), ('How many, within 1,000? Guess!', 1000), ('(What is it, to .05?)', .05),
+    ('A number from 0 to 1.', 0), ('Is it the same, to 6 decimals?', 0), ('Is it the same, to six decimals?', 0), ('Between 0 and 1, say to 1?', 0)])
+def test_a_tolerance_stands_at_the_end_of_a_sentence_behind_a_comma(ask, within):
+    task, = tasks(cells((f'**Predict.** {ask}', None), ONE, WHY))
+    assert (task.ask, task.within) == (ask, within)
+
+
+def test_a_function_in_one_line_keeps_the_comment_that_says_what_it_returns():
+    assert copied(DOUBLE, TESTS)['c0']['source'] == 'def double(x): ... # twice x'
+
+
+def test_all_methods_are_to_write_but_init_unless_some_are_named():
+    def bodies(**settings):
+        defined = ast.parse(copied((CLASS, {}), ('A()', {'tests': 'A'} | settings))['c0']['source']).body[-1]
+        return [ast.unparse(f.body[-1]) for f in defined.body]
+    assert bodies() == ['self.x = 1', '...', '...'] and bodies(write=['two']) == ['self.x = 1', 'return 1', '...']
+
+
+def test_a_misprint_is_placed_below_a_question_and_above_any_other_cell():
+    for settings_of, ids in (({'question': 'q', 'mend': '25'}, ['q', 'mend-25-ask', 'mend-25']), ({'mend': '25'}, ['mend-25-ask', 'mend-25', 'c1'])):
+        copy = list(copied(ASK if 'question' in settings_of else WHY, (ONE[0], settings_of), WHY))
+        assert [id for id in copy if id in ids] == ids
+    assert 'mend-25' in copied(DOUBLE, TESTS, ('assert double(1) == 2', {'mend': '25'})) # of a cell that is left out, too
+
+
+def test_cells_that_only_test_or_are_hidden_are_left_out_and_the_fold_of_a_figure_stays():
+    nb = cells(('1 + 1', {}), ('test_eq(1, 1)\nassert True\nassert_close(1, 1)\ntorch.testing.assert_close(1, 1)', {}), ('#| hide\n2', {}), ('#| slow\n3', {}))
+    nb['cells'][0]['metadata'] |= {'tags': ['hide-input'], 'jupyter': {'source_hidden': True}}
+    copy = {cell['id']: cell for cell in practice_copy(nb, 'example')['cells']}
+    assert 'c1' not in copy and 'c2' not in copy and copy['c3']['source'] == '3'
+    assert copy['c0']['metadata'] == {'tags': ['hide-input'], 'jupyter': {'source_hidden': True}}
+
+
+def checked(func):
+    "A door, as `mnist_sgd.checks` puts it in front of a function."
+    @wraps(func)
+    def door(*args, **kwargs): return func(*args, **kwargs)
+    return door
+
+
+def test_a_decorator_stays_and_is_looked_through():
+    code = '@checked\ndef double(x:int): # a number\n    "Twice x."\n    return 2*x'
+    blank = copied((f'#| export\n{code}', {}), TESTS)['c0']['source']
+    assert blank == code.replace('return 2*x', '...')
+    def run(code):
+        names = {'checked': checked}
+        exec(code, names)
+        return names
+    library = run(code)['double']
+    for body, status in ((blank, 'open'), (code, 'right'), (code.replace('2*x', '3*x'), 'wrong')):
+        assert try_function('double', TESTS[0], run(body), library).status == status
+
+
+def test_the_methods_of_a_class_may_have_doors():
+    class Library:
+        @checked
+        def __init__(self, x): self.x = x
+        @checked
+        def double(self): return 2*self.x
+    class Blank(Library):
+        @checked
+        def __init__(self, x): self.x = x
+        @checked
+        def double(self): ...
+    class Wrong(Library):
+        def double(self): return 3
+    for mine, status in ((Blank, 'open'), (Wrong, 'wrong'), (type('Mine', (Library,), {}), 'right')):
+        assert try_function('Pair', '# twice\nassert Pair(2).double() == 4', {'Pair': mine}, Library).status == status
+
+
+def test_python_without_assert_grades_nothing():
+    program = """
+from mnist_sgd.practice import grade, try_function
+def library(x): return 2*x
+names = {'double': lambda x: 0}
+verdict = try_function('double', 'four = double(2)\\nassert four == 4', names, library)
+print(verdict.status, names['double'] is library, names['four'], grade(1, 1).status, verdict.lines[0])"""
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, env=os.environ | {'PYTHONOPTIMIZE': '1'})
+    assert result.stdout.startswith('open True 4 right This Python runs without `assert`'), result.stderr
+    assert 'PYTHONOPTIMIZE' in result.stdout
 
 
 def test_a_second_run_adds_what_is_missing(tmp_path):
@@ -451,6 +591,20 @@ def test_score_takes_the_best_of_several(copies, begun):
     damage(copies, '00_data', again)
     row = row_of(copies, '00_data')
     assert (row['asked'], row['right'], row['notes']) == (9, 9, '00_data-Copy1.ipynb is another copy')
+
+
+@pytest.mark.parametrize('metadata', [{'mnist_sgd': {'practice': '00_data'}}, {}])
+def test_score_of_a_copy_of_the_first_edition(copies, metadata):
+    damage(copies, '00_data', lambda nb: nb.update(metadata=metadata))
+    before = (copies/'00_data.ipynb').read_bytes()
+    row = row_of(copies, '00_data')
+    assert (row['asked'], row['answered'], row['written'], row['mended'], row['begun']) == (9, 0, 0, 0, False)
+    assert row['notes'] == 'written by the first edition; write a new copy with --force, which keeps this one'
+    assert (copies/'00_data.ipynb').read_bytes() == before
+    (copies/'00_data.ipynb').rename(copies/'00_old.ipynb')
+    write_copy(copies, '00_data', 'right')
+    row = row_of(copies, '00_data') # a new copy beside it counts
+    assert (row['right'], row['notes']) == (9, '00_old.ipynb is another copy' if metadata else '')
 
 
 def test_score_of_a_folder_without_copies(tmp_path, capsys):
