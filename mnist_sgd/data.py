@@ -93,15 +93,17 @@ def show_mistakes(
     said, truth = said.reshape(-1), truth.reshape(-1)
     wrong = np.flatnonzero(said != truth)
     words, columns = len(wrong) <= 200, 25
-    rows, height = max(1, -(-len(wrong)//columns)), 28 + 12*words
-    wall = np.zeros((rows*height, columns*30), np.float32)
-    fig = plt.figure(figsize=(8, .35 + wall.shape[0]/100), layout='none') # a pixel of the image is one of the figure
+    height = 28 + 12*words
+    wall = np.ones((max(1, -(-len(wrong)//columns))*height, columns*30), np.float32)
+    fig = plt.figure(figsize=(columns*.3, .3 + len(wall)/100), layout='none')
+    ax = fig.add_axes((0, 0, 1, len(wall)/100/fig.get_figheight())) # a pixel of an image is a pixel of the figure
     for place,i in enumerate(wrong):
         y, x = place//columns*height, place%columns*30
-        wall[y:y + 28, x:x + 28] = images[i].reshape(28, 28)/max(images[i].max(), 1e-6)
-        if words: fig.text((25 + x + 14)/800, (wall.shape[0] - y - 29)/fig.bbox.height, f'{truth[i]} as {said[i]}', fontsize=5.5, ha='center', va='top')
-    fig.figimage(1 - wall, xo=25, yo=0, cmap='gray', vmin=0, vmax=1)
-    fig.text(25/800, 1, f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong", fontsize=11, va='top')
+        wall[y:y + 28, x:x + 28] -= images[i].reshape(28, 28)/max(images[i].max(), 1e-6)
+        if words: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
+    ax.imshow(wall, cmap='gray', vmin=0, vmax=1, interpolation='nearest', aspect='auto')
+    ax.set_axis_off()
+    ax.set_title(f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong")
     return fig
 
 # %% ../nbs/00_data.ipynb #c9764330

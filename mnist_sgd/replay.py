@@ -7,25 +7,20 @@ __all__ = ['STATES', 'KEPT', 'draws_used', 'skip_draws', 'find_weights', 'replay
 
 # %% ../nbs/91_replay.ipynb #fba10b2b
 import math
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/91_replay.ipynb #e3ab979a
-def _check_whole(number, name, least=1):
-    "Raise ValueError unless `number` is a whole number from `least`."
-    if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
-        raise ValueError(f"{name} must be a whole number from {least}, got {number!r}")
+from .checks import Count, Whole, checked
 
 # %% ../nbs/91_replay.ipynb #896a9aff
+@checked
 def draws_used(
     func, # what to call; it takes no argument
-    limit:int=100_000, # how far to search
+    limit:Whole=100_000, # how far to search
 )->int: # draws of 32 bits that it took from torch's global generator, which is left as it was
     "How many random numbers a call draws. Raises ValueError: more than `limit`, or a seed of its own."
-    _check_whole(limit, 'limit', least=0)
     generator, seed = torch.default_generator, 0x5EED
     state = generator.get_state()
     try:
@@ -69,16 +64,15 @@ def _predictions_along(x, seed, n):
     return F.conv1d(normals, pattern.view(images, 2, size)[..., :-8])
 
 # %% ../nbs/91_replay.ipynb #d046cfd3
+@checked
 def find_weights(
     x:Tensor, # (n, 784) inputs as floats, 3 or more; other widths must be multiples of 16
     printed, # n predictions that were printed for them: x @ torch.randn(784, 1) + bias
-    seed:int=42, # where the stream begins
-    limit:int=1_000_000, # how many places to try
+    seed:Whole=42, # where the stream begins
+    limit:Count=1_000_000, # how many places to try
     tolerance:float=1e-3, # how far each prediction may be off, once the bias is fitted
 )->list: # pairs (draws before the weights, bias), the best first; empty if no place fits
     "Where in the stream a linear model's weights begin. Raises ValueError, TypeError: no floats."
-    _check_whole(limit, 'limit')
-    _check_whole(seed, 'seed', least=0)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be a positive number, got {tolerance}")
     if not torch.is_tensor(x) or not x.is_floating_point():

@@ -12,7 +12,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from .linear_model import (BatchLoader, batch_mean, check_targets, check_whole, linear1,
+from .checks import Binary, Count, Rate, check, finite
+from .linear_model import (BatchLoader, batch_mean, linear1,
                                     mnist_loss, validate_epoch)
 from .manual_sgd import check_finite, check_lr
 
@@ -22,7 +23,7 @@ def take_turns(
     rounds:int, # how many turns each of them has, of five runs
 )->dict: # {name: seconds}, the best of all runs
     "Time functions that take turns. Raises TypeError, ValueError: no functions, rounds not from 1."
-    check_whole(rounds, 'rounds')
+    check(Count, rounds, 'rounds')
     if not isinstance(sides, dict) or not all(map(callable, sides.values())):
         raise TypeError("take_turns needs a dict {name: function without arguments}")
     if not sides: raise ValueError("take_turns got no function to time: give it {name: function}")
@@ -58,7 +59,7 @@ def check_linear(
     if not x.numel(): raise ValueError(f"{name}x is empty: it has no image or no pixel")
     if len({t.device for t in given.values()}) > 1:
         raise ValueError(f"{name}x, {name}y, weights and bias must be on one device: use .to(device)")
-    check_targets(y)
+    check(Binary[Tensor, '...'], y, 'targets')
 
 # %% ../nbs/09_speed.ipynb #46226861
 @torch.no_grad()
@@ -82,7 +83,7 @@ def batch_shares(
     batch_size:int, # images in a batch; the last one may have fewer
 )->Tensor: # (n,) one over the number of images in the image's batch
     "What each image counts in the mean of its batch. Raises ValueError: batch_size; TypeError: x."
-    check_whole(batch_size, 'batch_size')
+    check(Count, batch_size, 'batch_size')
     if not torch.is_tensor(x) or not x.is_floating_point() or not x.ndim:
         raise TypeError("batch_shares needs a tensor of images as floats")
     share = x.new_full((len(x),), 1/batch_size)
@@ -101,9 +102,9 @@ def fast_epoch(
     batch_size:int=256, # images in a batch; the last one may have fewer
     epoch:int=None, # number of the epoch, for the message
 )->float: # mean of the batches' losses
-    "One epoch of SGD. Raises as `check_linear`, `check_lr`, `batch_shares`, `check_finite`."
+    "One epoch of SGD. Raises as `check_linear`, `check`, `batch_shares`, `finite`."
     check_linear(x, y, weights, bias)
-    check_lr(lr)
+    check(Rate, lr, 'lr')
     share, batch_size = batch_shares(x, batch_size), int(batch_size)
     is_one = y[:, 0] == 1
     slopes = torch.where(is_one, -share, share) # of the loss over the sigmoids
@@ -116,7 +117,7 @@ def fast_epoch(
         w.sub_(torch.mv(xb.T, g, out=grad), alpha=lr)
         b.sub_(g.sum(), alpha=lr)
     loss = torch.where(is_one, 1 - p, p)@share/share.sum()
-    check_finite(loss, '' if epoch is None else f'epoch {epoch}')
+    finite(loss, '' if epoch is None else f'epoch {epoch}')
     return loss.item()
 
 # %% ../nbs/09_speed.ipynb #24dd3955
@@ -131,8 +132,8 @@ def fast_train(
     lr:float=1., # learning rate
     batch_size:int=256, # images in a batch, to train and to validate
 )->dict: # lists 'accuracy', 'train_loss', 'valid_loss' and 'seconds', one number an epoch
-    "Train the linear model and measure. Raises as `check_whole`, `check_linear`, `fast_epoch` do."
-    check_whole(epochs, 'epochs')
+    "Train the linear model and measure. Raises as `check`, `check_linear`, `fast_epoch` do."
+    check(Count, epochs, 'epochs')
     check_linear(valid_x, valid_y, weights, bias, 'valid_')
     history = {'accuracy': [], 'train_loss': [], 'valid_loss': [], 'seconds': []}
     for epoch in range(1, epochs + 1):

@@ -44,12 +44,12 @@ def _unpack(npz, names, convert=np.asarray):
                          "or make the file anew with pack_mnist") from e
 
 # %% ../nbs/95_storage.ipynb #5034e9b9
-def _check_digit(digit):
+def _digit_fits(digit):
     if not isinstance(digit, Integral) or isinstance(digit, bool) or not 0 <= digit <= 9:
         raise ValueError(f"digit must be a whole number from 0 to 9, got {digit!r}")
 
 # %% ../nbs/95_storage.ipynb #2e544370
-def _check_split(split):
+def _split_fits(split):
     if split not in ('train', 'valid'):
         raise ValueError(f"split must be 'train' or 'valid', got {split!r}")
 
@@ -61,8 +61,8 @@ def _as_float(pixels):
 # %% ../nbs/95_storage.ipynb #faafcbb7
 def _load(digits, split, dtype, npz):
     "One tensor of images for each of `digits`."
-    for digit in digits: _check_digit(digit)
-    _check_split(split)
+    for digit in digits: _digit_fits(digit)
+    _split_fits(split)
     if dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"dtype must be torch.float32 or torch.uint8, got {dtype!r}")
     names = [f'{split}_{int(digit)}' for digit in digits]
