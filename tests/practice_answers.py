@@ -193,15 +193,18 @@ BODIES = {
     '07_learner_from_scratch': {
         'Learner': ("self.model.train(training)", "self.model.train()", 'in training mode'),
         'Recorder': ("self.sums = [old + new*len(learn.xb)", "self.sums = [old + new*100", 'larger batches count for more'),
+        'Progress': ("self.bar.update()", "self.bar.update(2)", 'by one with every batch'),
         'EarlyStop': ("self.best, self.waited = loss, 0", "self.best = loss", 'start waiting anew'),
         'set_lr': ("for group in opt.param_groups: group['lr'] = lr", "opt.lr = lr", "torch's"),
         'LRFinder': ("> 4*min", "> 40*min", 'four times the lowest')},
     '08_all_digits': {
+        'mean_distances': ("/x.shape[1]", "", 'mean absolute difference'),
         'log_sum_exp': ("(x - largest).exp().sum(-1).log() + largest.squeeze(-1)", "x.exp().sum(-1).log()", 'do not overflow'),
         'log_softmax': ("x - log_sum_exp(x)[..., None]", "(x.exp()/x.exp().sum(-1, keepdim=True)).log()", 'for large numbers as well'),
         'softmax': ("log_softmax(x).exp()", "x.exp()/x.exp().sum()", 'add up to 1'),
         'cross_entropy': ("[rows, targets].mean()", "[rows, targets].sum()", 'the mean of both'),
         'digit_accuracy': ("preds.argmax(1) == targets", "(preds[:, 1] > preds[:, 0]).long() == targets", 'more than two classes'),
+        'digit_loaders': ("shuffle=True", "shuffle=False", 'are shuffled'),
         'Anneal': ("self.done += 1", "self.done += 2", 'three quarters'),
         'confusion': ("targets*classes + preds.argmax(1)", "preds.argmax(1)*classes + targets", 'row the right digit'),
         'make_conv': ("stride=2, ", "", 'by two pixels')},

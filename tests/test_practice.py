@@ -105,6 +105,27 @@ def test_the_notebooks_place_exactly_the_misprints_that_say_what_they_should_giv
     assert sorted(placed) == sorted(asking)
 
 
+# what a lesson exports and nobody is asked to write, loaders (`load_`), plots (`show_`, `plot_`) and bare exceptions apart
+GIVEN = {
+    '00_data': {'mnist_sample', 'pack_mnist'},
+    '02_manual_sgd': {'check_finite', 'check_lr', 'check_params', 'check_same_shape'},
+    '03_linear_model': {'batches', 'check_device', 'check_targets', 'check_whole', 'skip_draws'},
+    '04_basic_optim': {'check_gradients'},
+    '07_learner_from_scratch': {'check_callbacks'},
+    '08_all_digits': {'check_classes', 'check_scores'}}
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name < '09'])
+def test_what_a_lesson_exports_is_to_write(name):
+    given = set()
+    for cell in SOURCES[name]['cells']:
+        for defined in ast.parse(code_of(cell)).body if '#| export' in text(cell) and cell['cell_type'] == 'code' else []:
+            bare = isinstance(defined, ast.ClassDef) and not any(isinstance(f, ast.FunctionDef) for f in defined.body)
+            if not bare: given.add(getattr(defined, 'name', '_'))
+    given = {f for f in given if not f.startswith(('_', 'load_', 'show_', 'plot_'))}
+    assert given - set(to_write(name).values()) == GIVEN.get(name, set())
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_signature_and_docstring_stay_and_the_body_goes(name):
     blanked = {cell['id']: cell['source'] for cell in COPIES[name]['cells']}
