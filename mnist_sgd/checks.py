@@ -46,7 +46,7 @@ def _repair(x, kind):
 def _shape_wanted(kind, before):
     "The shape that a tensor should have beside the tensors before it, {name: (kind, tensor)}."
     for name,(other,x) in before.items():
-        if other.dim_str != kind.dim_str: continue
+        if other.dim_str != kind.dim_str or '...' in kind.dim_str: continue
         fits = 'a shape that can be broadcast with' if '#' in kind.dim_str else 'the shape of'
         return f"{fits} {name}, {tuple(x.shape)}"
     def shown(dims): return f"({', '.join(dims.replace('#', '').split())}{',' if ' ' not in dims else ''})"

@@ -56,7 +56,7 @@ def test_parameter_without_gradient_is_left_alone():
 def test_refuses():
     with pytest.raises(ValueError, match='params is empty'): BasicOptim([], 1.)
     with pytest.raises(TypeError, match='iterable of tensors'): BasicOptim(torch.zeros(2, requires_grad=True), 1.)
-    with pytest.raises(TypeError, match=r'params must hold tensors, got str at place 0'): BasicOptim(['weights'], 1.)
+    with pytest.raises(TypeError, match=r'params\[0\] must be a tensor, got str'): BasicOptim(['weights'], 1.)
     with pytest.raises(ValueError, match='has no gradient'): BasicOptim([torch.zeros(2)], 1.)
     for lr in (0, -.1, math.nan):
         with pytest.raises(ValueError, match='lr must be a positive number'): BasicOptim(linear().parameters(), lr)
@@ -109,7 +109,7 @@ def test_one_thread_gives_the_same_numbers(dl, valid_dl, runs):
 def test_device_moves_module_and_batches(tiny_dl):
     model = nn.Linear(784, 1)
     opt = BasicOptim(model.parameters(), 1.)
-    with pytest.raises(RuntimeError, match='meta'): # a meta tensor has no values, so it did move
+    with pytest.raises(ValueError, match='no parameter has a gradient'): # to move it there makes new parameters
         train_model(model, tiny_dl, tiny_dl, opt, 1, device='meta', progress=False)
     assert model.weight.device.type == 'meta'
     model = nn.Linear(784, 1)
@@ -153,7 +153,7 @@ def test_bad_data(tiny_dl):
     opt = BasicOptim(model.parameters(), 1.)
     with pytest.raises(ValueError, match='the loader is empty'): train_epoch(model, [], opt)
     with pytest.raises(ValueError, match='the loader is empty'): train_model(model, tiny_dl, [], opt, 1, progress=False)
-    with pytest.raises(ValueError, match='must have the same shape'):
+    with pytest.raises(ValueError, match='must have the shape of predictions'):
         train_epoch(model, BatchLoader(tiny_dl.x, tiny_dl.y.squeeze()), opt)
     with pytest.raises(ValueError, match='targets must be 0 or 1'):
         train_epoch(model, BatchLoader(tiny_dl.x, tiny_dl.y*4 + 3), opt)

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, check_device, init_params, label_pair,
+from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, init_params, label_pair,
                                     linear1, mnist_loss, sigmoid, train_epoch, validate_epoch)
 from mnist_sgd.manual_sgd import finite_difference
 from mnist_sgd.replay import skip_draws
@@ -34,7 +34,7 @@ def test_label_pair(train):
     x, y = label_pair(train[0][:3], train[1][:2])
     assert y.tolist() == [[1], [1], [1], [0], [0]] and y.dtype == torch.int64
     assert_close(x[3].view(28, 28), train[1][0])
-    with pytest.raises(ValueError, match='two stacks of images of one size'): label_pair(train[0], train[1][:, :5])
+    with pytest.raises(ValueError, match=r'label_pair: zeros must have the shape \(zeros, h, w\)'): label_pair(train[0], train[1][:, :5])
 
 
 def test_first_predictions_of_the_notes(dl):
@@ -96,7 +96,7 @@ def test_linear1_is_torchs():
     x, weights, bias = torch.rand(5, 784), torch.rand(784, 1), torch.rand(1)
     assert_close(linear1(x, weights, bias), F.linear(x, weights.T, bias))
     for bad in ((torch.rand(5, 28, 28), weights, bias), (x, weights.squeeze(), bias), (x, weights, torch.rand(5))):
-        with pytest.raises(ValueError, match=r'linear1 needs inputs \(n, 784\), weights \(784, 1\) and a bias \(1,\)'):
+        with pytest.raises(ValueError, match=r'linear1: (weights must have the shape \(k, out\)|bias must have the shape \(out,\)), where xb'):
             linear1(*bad)
 
 
@@ -140,8 +140,8 @@ def test_shuffled_loader():
 
 
 def test_loader_refuses():
-    with pytest.raises(ValueError, match='equally long, got 3 and 2'): BatchLoader(torch.zeros(3, 1), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match='the loader is empty'): BatchLoader(torch.zeros(0, 1), torch.zeros(0, 1))
+    with pytest.raises(ValueError, match=r'BatchLoader: y must have the shape \(n, ...\), where x \(n, ...\) is \(3, 1\), got float32 \(2, 1\)'): BatchLoader(torch.zeros(3, 1), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match='x is empty'): BatchLoader(torch.zeros(0, 1), torch.zeros(0, 1))
     for bad in (0, -1, 2.5, '8', True):
         with pytest.raises(ValueError, match='batch_size must be a whole number from 1'):
             BatchLoader(torch.zeros(3, 1), torch.zeros(3, 1), bad)
@@ -172,14 +172,14 @@ def test_epoch_is_torch_optim_sgd(dl):
 
 @pytest.mark.parametrize('func', [mnist_loss, batch_accuracy])
 def test_predictions_and_targets_at_the_door(func):
-    with pytest.raises(ValueError, match=r'preds \(4, 1\) and targets \(4,\) must have the same shape'):
+    with pytest.raises(ValueError, match=r'must have the shape of pred\w+, \(4, 1\), got float32 \(4,\); call \w+.unsqueeze\(1\)'):
         func(torch.zeros(4, 1), torch.zeros(4))
-    with pytest.raises(ValueError, match='targets must be 0 or 1, got 3'):
+    with pytest.raises(ValueError, match='(targets|yb) must be 0 or 1, got 3'):
         func(torch.zeros(2, 1), torch.tensor([[3], [7]]))
-    with pytest.raises(ValueError, match='targets must be 0 or 1, got nan'):
+    with pytest.raises(ValueError, match='(targets|yb) must be 0 or 1, got nan'):
         func(torch.zeros(1, 1), torch.tensor([[math.nan]]))
-    with pytest.raises(ValueError, match='nothing to compare'): func(torch.zeros(0, 1), torch.zeros(0, 1))
-    with pytest.raises(TypeError, match='preds must be a tensor, got float'): func(1., torch.zeros(1))
+    with pytest.raises(ValueError, match=r'pred\w+ is empty'): func(torch.zeros(0, 1), torch.zeros(0, 1))
+    with pytest.raises(TypeError, match=r'pred\w+ must be a tensor, got float'): func(1., torch.zeros(1))
 
 
 def test_empty_loader(tiny_dl):
@@ -191,12 +191,12 @@ def test_empty_loader(tiny_dl):
 def test_parameters_without_a_gradient(tiny_dl):
     weights, bias = torch.zeros(784, 1), torch.zeros(1)
     model = partial(linear1, weights=weights, bias=bias)
-    with pytest.raises(ValueError, match=r'tensor 0 of params has no gradient'): train_epoch(model, tiny_dl, [weights, bias], 1.)
+    with pytest.raises(ValueError, match=r'params\[0\] has no gradient: call requires_grad_'): train_epoch(model, tiny_dl, [weights, bias], 1.)
     with pytest.raises(ValueError, match='the loss has no gradient: call requires_grad_'):
         calc_grad(*next(iter(tiny_dl)), model)
     (weights, bias), model = start_of_training()
     unused = torch.zeros(1, requires_grad=True)
-    with pytest.raises(ValueError, match='not used by the model'): train_epoch(model, tiny_dl, [unused], 1.)
+    with pytest.raises(ValueError, match='no parameter has a gradient'): train_epoch(model, tiny_dl, [unused], 1.)
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(tiny_dl):
@@ -211,7 +211,7 @@ def test_loss_that_is_not_finite_stops_before_the_step(tiny_dl):
 
 
 def test_predictions_that_are_nan():
-    with pytest.raises(ValueError, match='the predictions are NaN: try a learning rate ten times smaller'):
+    with pytest.raises(ValueError, match='preds must be numbers, got NaN; .*try a learning rate ten times smaller'):
         batch_accuracy(torch.tensor([[math.nan]]), torch.tensor([[1]]))
 
 
@@ -241,16 +241,14 @@ def test_batches_once_only(tiny_dl):
 
 def test_images_that_are_not_floats_in_tensors():
     images = torch.zeros(2, 28, 28)
-    with pytest.raises(TypeError, match='needs floats in .0, 1., got torch.float32 and torch.uint8'):
+    with pytest.raises(TypeError, match=r'label_pair: zeros must be floats, got uint8 .*; call .float\(\)/255'):
         label_pair(images, images.byte())
-    with pytest.raises(TypeError, match='x and y must be tensors, got ndarray and Tensor'):
+    with pytest.raises(TypeError, match='x must be a tensor, got ndarray'):
         BatchLoader(images.numpy(), torch.zeros(2, 1))
 
 
 @pytest.mark.parametrize('device', ['toaster', 'cuda:99', 'hpu'])
 def test_device_that_is_not_there(tiny_dl, device):
-    for use in (check_device, lambda device: init_params(3, device=device),
+    for use in (lambda device: init_params(3, device=device),
                 lambda device: validate_epoch(start_of_training()[1], tiny_dl, device)):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used here; try 'cpu'"): use(device)
-    check_device('cpu')
-    check_device(None)

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 
-from mnist_sgd.manual_sgd import (apply_step, check_finite, check_lr, check_params, f, finite_difference,
-                                  mse, rolling_speed)
+from mnist_sgd.manual_sgd import apply_step, f, finite_difference, mse, rolling_speed
 
 NUMBERS = st.floats(-10, 10, width=32)
 
@@ -19,7 +18,7 @@ def test_measurements_are_the_same_each_time():
     assert_close(torch.get_rng_state(), state)
     assert_close(time, torch.arange(20.))
     assert (rolling_speed(seed=1)[1] != speed).all()
-    with pytest.raises(ValueError, match='at least one reading, got n=0'): rolling_speed(0)
+    with pytest.raises(ValueError, match='n must be a whole number from 1, got 0'): rolling_speed(0)
 
 
 def test_f_is_a_parabola():
@@ -33,10 +32,10 @@ def test_mse_is_torchs(pairs):
 
 
 def test_mse_wants_equal_shapes():
-    with pytest.raises(ValueError, match=r'preds \(3, 1\) and targets \(3,\) must have the same shape; .*squeeze\(1\)'):
+    with pytest.raises(ValueError, match=r'mse: targets must have the shape of preds, \(3, 1\), got float32 \(3,\); call targets.unsqueeze\(1\)'):
         mse(torch.zeros(3, 1), torch.zeros(3))
     with pytest.raises(TypeError, match='targets must be a tensor, got list'): mse(torch.zeros(3), [0, 0, 0])
-    with pytest.raises(TypeError, match='preds must be floats, got torch.int64: write 1. for 1'):
+    with pytest.raises(TypeError, match=r'preds must be floats, got int64 \(2,\); write 1. for 1'):
         mse(torch.tensor([1, 2]), torch.tensor([1, 3]))
 
 
@@ -92,7 +91,7 @@ def test_step_forgets_an_earlier_gradient():
 
 
 def test_step_wants_three_parameters():
-    with pytest.raises(ValueError, match=r'params must be three numbers, got \(4,\)'):
+    with pytest.raises(ValueError, match=r'params must have the shape \(3,\), got float32 \(4,\)'):
         apply_step(torch.zeros(4, requires_grad=True), *rolling_speed())
     with pytest.raises(ValueError, match=r'has no gradient: call requires_grad_\(\)'):
         apply_step(torch.zeros(3), *rolling_speed())
@@ -105,42 +104,13 @@ def test_step_prints_its_loss(capsys):
 
 @pytest.mark.parametrize('lr', [0, -1, 0., math.nan, math.inf, -math.inf, 1e39, 10**400])
 def test_lr_is_positive(lr):
-    with pytest.raises(ValueError, match='lr must be a positive number, got'): check_lr(lr)
     params = torch.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match='lr must be'): apply_step(params, *rolling_speed(), lr=lr)
     assert params.grad is None and not params.any()
 
 
-@pytest.mark.parametrize('lr', ['1', None, True, [1]])
-def test_lr_is_a_number(lr):
-    with pytest.raises(TypeError, match='lr must be a number, got'): check_lr(lr)
-
-
-def test_params_are_checked():
-    good = torch.zeros(2, requires_grad=True)
-    assert check_params(p for p in [good])[0] is good
-    with pytest.raises(ValueError, match='params is empty'): check_params([])
-    with pytest.raises(TypeError, match='iterable of tensors.*got Tensor'): check_params(good)
-    with pytest.raises(TypeError, match='iterable of tensors.*got method'): check_params(torch.nn.Linear(1, 1).parameters)
-    with pytest.raises(TypeError, match=r'params must hold tensors, got float at place 1'): check_params([good, 1.])
-    with pytest.raises(ValueError, match=r'tensor 0 of params has no gradient: call requires_grad_'): check_params([torch.zeros(2)])
-    with pytest.raises(ValueError, match='tensor 0 of params was computed from another one'): check_params([good*2])
-
-
-@pytest.mark.parametrize('loss', [math.nan, math.inf])
-def test_loss_that_runs_away(loss):
-    with pytest.raises(ValueError, match=f'the loss is {loss} at epoch 2, batch 3: try a learning rate ten times smaller'):
-        check_finite(torch.tensor(loss), 'epoch 2, batch 3')
-
-
-@pytest.mark.parametrize('loss, got', [(1., 'float'), (torch.ones(2), r'shape \(2,\)')])
-def test_loss_is_one_number(loss, got):
-    with pytest.raises(TypeError, match=f'a loss must be a tensor with a single number, got {got}; take its mean'):
-        check_finite(loss)
-
-
 def test_no_readings():
-    with pytest.raises(ValueError, match='nothing to compare'): mse(torch.zeros(0), torch.zeros(0))
+    with pytest.raises(ValueError, match='preds is empty'): mse(torch.zeros(0), torch.zeros(0))
 
 
 def test_runaway_step_leaves_the_parameters_finite():

@@ -2,7 +2,7 @@
 
 Copies that are filled in and run: tests/test_notebooks.py.
 """
-import ast, json, math, os, subprocess, sys
+import ast, json, math, os, re, subprocess, sys
 from copy import deepcopy
 from fractions import Fraction
 from functools import wraps
@@ -79,7 +79,7 @@ def test_each_reason_is_folded_and_each_question_is_shown_once(name):
     for i, cell in enumerate(source):
         if 'question' not in settings(cell): continue
         reason = next(text(below) for below in source[i:] if below['cell_type'] == 'markdown').split('\n\n')[0]
-        reason = reason.split('](')[0] # links to appendices are gone
+        reason = re.sub(r'\[([^]]*)\]\(9\d_\w+\.ipynb\)', r'\1', reason) # links to appendices are gone
         assert [c.startswith('<details>') for c in copy if reason in c] == [True]
         question = next(task.ask for task in TASKS[name] if task.name == settings(cell)['question'])
         assert sum(question in c for c in copy) == 1

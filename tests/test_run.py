@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import needs_links, needs_pipes
 
-from mnist_sgd.linear_model import check_device
+from mnist_sgd.checks import Device, check
 from mnist_sgd.run import NOTES, climb, climb_figure, main, table
 
 STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'linear_shuffled', 'fastai_sgd', 'fastai_learner', 'neural_net',
@@ -135,7 +135,8 @@ def test_table(result):
 def test_shuffled_stage_is_basic_optim_with_its_batches_mixed(train, valid_dl, result):
     from torch import Generator, nn
     from mnist_sgd.basic_optim import BasicOptim, train_model
-    from mnist_sgd.linear_model import BatchLoader, label_pair, skip_draws
+    from mnist_sgd.linear_model import BatchLoader, label_pair
+    from mnist_sgd.replay import skip_draws
     skip_draws(5139)
     model = nn.Linear(784, 1)
     dl = BatchLoader(*label_pair(*train), shuffle=True, generator=Generator().manual_seed(42))
@@ -258,4 +259,4 @@ def test_python_callers_get_value_errors():
     for bad in ({'epochs': 0}, {'lr': 0.}, {'bs': 0}, {'device': 'toaster'}, {'seed': 1.5},
                 {'stages': []}, {'stages': 'linear_model'}, {'stages': ['line']}):
         with pytest.raises(ValueError): climb(progress=False, **bad)
-    check_device('cpu')
+    check(Device, 'cpu', 'device')
