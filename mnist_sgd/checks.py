@@ -190,7 +190,7 @@ def _enter(doors, given):
             if isinstance(kind, _Kind): given[name] = kind.look(given[name], name)
             else:
                 _look_at_tensor(given[name], kind, name, before)
-                if kind.dtype in _VALUES: _VALUES[kind.dtype](given[name], name)
+                if kind.dtype in _VALUES and not given[name].is_meta: _VALUES[kind.dtype](given[name], name)
                 before[name] = kind, given[name]
     return given
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .checks import Binary, Count, Rate, check, finite
 from .linear_model import (BatchLoader, batch_mean, linear1,
                                     mnist_loss, validate_epoch)
-from .manual_sgd import check_finite, check_lr
 
 # %% ../nbs/09_speed.ipynb #bed68e2d
 def take_turns(

@@ -99,8 +99,8 @@ def test_features_are_drawn_on_one_scale():
 
 def test_refuses():
     w1, b1, w2, b2 = torch.ones(784, 30), torch.ones(30), torch.ones(30, 1), torch.ones(1)
-    with pytest.raises(ValueError, match=r'\(2, 28\), \(784, 30\) and \(30,\)'): simple_net(torch.ones(2, 28), w1, b1, w2, b2)
-    with pytest.raises(ValueError, match=r'\(2, 30\), \(1, 30\) and \(1,\)'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
+    with pytest.raises(ValueError, match=r'weights must have .* is \(2, 28\), got float32 \(784, 30\)'): simple_net(torch.ones(2, 28), w1, b1, w2, b2)
+    with pytest.raises(ValueError, match=r'is \(2, 30\), got float32 \(1, 30\); call weights.T'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
     for sizes in ((), (784,)):
         with pytest.raises(ValueError, match='needs two sizes or more, such as 784, 30, 1'): make_net(*sizes)
     for sizes in ((784, 0, 1), (784, 3.5, 1), ((784, 30), 1), (784, '30', 1)):

@@ -597,7 +597,7 @@ def test_score_passes_over_what_is_no_cell(copies):
         nb['cells'][:0] = [None, 3, [], {}, {'source': None}, {'source': 3, 'outputs': 3}]
         nb['cells'].append({'cell_type': 'code', 'source': ['%%tests ', 'show_image\n'], 'outputs': ['right:', {'data': {'text/plain': None}}]})
     damage(copies, '00_data', spoil)
-    assert row_of(copies, '00_data')['right'] == 9 and row_of(copies, '00_data')['written'] == 6
+    assert row_of(copies, '00_data')['right'] == 9 and row_of(copies, '00_data')['written'] == 1
 
 
 def test_score_takes_the_best_of_several(copies, begun):
@@ -641,8 +641,8 @@ def test_score_with_an_infinite_value_and_odd_outputs(copies):
         outputs = cell_of(nb, 'minus')['outputs']
         outputs[0]['data']['text/plain'] = ['right:\n', 'Your guess: `inf`.']
         outputs[0]['data']['number'] = math.inf # json writes Infinity, and reads it
-        cell_of(nb, 'ink')['outputs'] = None
-        cell_of(nb, 'divided')['outputs'] = [{'output_type': 'stream', 'name': 'stdout', 'text': 'right:'}]
+        cell_of(nb, 'slice_shape')['outputs'] = None
+        cell_of(nb, 'second_file')['outputs'] = [{'output_type': 'stream', 'name': 'stdout', 'text': 'right:'}]
     damage(copies, '00_data', odd)
     assert (row_of(copies, '00_data')['right'], row_of(copies, '00_data')['notes']) == (7, '')
 
@@ -651,7 +651,7 @@ def test_table_says_what_to_look_at_next(begun, copies):
     table = score_table(score(begun)).splitlines()
     assert table[0].split() == ['notebook', 'asked', 'answered', 'right', 'to', 'write', 'written', 'to', 'mend', 'mended']
     assert [line.split()[0] for line in table[1:len(NAMES) + 2]] == [*NAMES, 'all'] and f'0 of {TOTAL} done, 0%.' in table
-    assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('comes second when they are sorted? (open)')
+    assert table[-4] == 'Look at next, in 00_data:' and table[-3].endswith('Write a list. (open)')
     damage(copies, '03_linear_model', lambda nb: cell_of(nb, 'tests-calc_grad').update(outputs=[]))
     assert score_table(score(copies)).endswith('Look at next, in 03_linear_model:\n  write calc_grad (not run yet)')
     for name in NAMES[:2]: write_copy(copies, name)

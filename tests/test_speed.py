@@ -199,7 +199,7 @@ def test_loss_that_is_not_finite(pixel):
     x, y, *params = small(6)
     bad_x = x.clone()
     bad_x[:] = math.nan
-    with pytest.raises(ValueError, match='the predictions are NaN'): fast_train(x, y, bad_x, y, *params, 1)
+    with pytest.raises(ValueError, match='preds must be numbers, got NaN'): fast_train(x, y, bad_x, y, *params, 1)
 
 
 def test_take_turns(monkeypatch):
