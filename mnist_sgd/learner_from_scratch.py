@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import Count, Device, Rate, check, finite
+from .checks import Count, Device, Rate, ensure, finite
 from .linear_model import batches
 
 # %% ../nbs/07_learner_from_scratch.ipynb #731970e9
@@ -66,7 +66,7 @@ class Learner:
             if not callable(func):
                 raise TypeError("loss_func, opt_func and metrics must be functions, "
                                 f"got {type(func).__name__}")
-        check(Device, device, 'device')
+        ensure(Device, device, 'device')
         self.model, self.device = model.to(device), device
         self.loss_func, self.opt_func = loss_func, opt_func
         self.dls, self.metrics, self.recorder = list(dls), metrics, Recorder()
@@ -108,8 +108,8 @@ class Learner:
         cbs=(), # callbacks for this time only
     ):
         "Train. Raises ValueError, TypeError: epochs, lr, loss, cbs, no batch; RuntimeError: callback."
-        check(Count, epochs, 'epochs')
-        check(Rate, lr, 'lr')
+        ensure(Count, epochs, 'epochs')
+        ensure(Rate, lr, 'lr')
         self.told = self.cbs + check_callbacks(cbs)
         self.epochs, self.lr = epochs, lr
         self.opt = self.opt_func(self.model.parameters(), lr=lr)
@@ -185,7 +185,7 @@ class EarlyStop:
     def __init__(self,
         patience:int=3, # how many epochs to wait for a lower loss
     ): # raises ValueError: no whole number from 1
-        check(Count, patience, 'patience')
+        ensure(Count, patience, 'patience')
         self.patience = patience
 
     def before_fit(self, learn):
@@ -204,8 +204,8 @@ def set_lr(
     opt, # BasicOptim, or an optimiser of torch or fastai
     lr:float, # the learning rate from now on
 ):
-    "Change the learning rate of an optimiser. Raises TypeError if it is none, and as `check` does."
-    check(Rate, lr, 'lr')
+    "Change the learning rate of an optimiser. Raises TypeError if it is none, and as `ensure` does."
+    ensure(Rate, lr, 'lr')
     if not hasattr(opt, 'step') or isinstance(opt, type):
         raise TypeError(f"opt must be an optimiser, such as learn.opt, got {type(opt).__name__}")
     if hasattr(opt, 'set_hyper'): opt.set_hyper('lr', lr) # fastai's
@@ -222,10 +222,10 @@ class LRFinder:
         start:float=1e-3, # the first learning rate
         stop:float=100., # the last one
         batches:int=150, # how many batches from the first to the last; give `fit` epochs enough
-    ): # raises as `check` does, ValueError if `stop` is not above `start`
-        for lr in (start, stop): check(Rate, lr, 'lr')
+    ): # raises as `ensure` does, ValueError if `stop` is not above `start`
+        for lr in (start, stop): ensure(Rate, lr, 'lr')
         if stop <= start: raise ValueError(f"stop must be above start, got {stop} and {start}")
-        if check(Count, batches, 'batches') < 2: raise ValueError(f"batches must be a whole number from 2, got {batches}")
+        if ensure(Count, batches, 'batches') < 2: raise ValueError(f"batches must be a whole number from 2, got {batches}")
         self.start, self.stop, self.batches = start, stop, batches
 
     def before_fit(self, learn):

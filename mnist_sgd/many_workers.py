@@ -21,9 +21,9 @@ def share(
     world:int, # how many workers there are
 )->tuple: # inputs and targets of that worker; there may be none
     "Every `world`-th image of a batch. Raises ValueError: rank, world, not equally many targets."
-    from mnist_sgd.checks import Count, Whole, check
-    check(Count, world, 'world')
-    check(Whole, rank, 'rank')
+    from mnist_sgd.checks import Count, Whole, ensure
+    ensure(Count, world, 'world')
+    ensure(Whole, rank, 'rank')
     if rank >= world:
         raise ValueError(f"rank must be from 0 to {world - 1} with {world} workers, got {rank}")
     if len(xb) != len(yb):
@@ -38,10 +38,10 @@ def share_loss(
     world:int, # how many workers there are
 ): # a single number: its mean over all workers is the loss of the whole batch
     "`mnist_loss` scaled by the size of the share, 0 for an empty one. Raises as `mnist_loss` does."
-    from mnist_sgd.checks import Count, check
+    from mnist_sgd.checks import Count, ensure
     from mnist_sgd.linear_model import mnist_loss
-    check(Count, n, 'n')
-    check(Count, world, 'world')
+    ensure(Count, n, 'n')
+    ensure(Count, world, 'world')
     if preds.shape == yb.shape and not len(yb): return preds.sum()
     return mnist_loss(preds, yb)*(len(yb)*world/n)
 
@@ -167,7 +167,7 @@ def train_worker(
     "Train as one of the workers, or alone. Raises TypeError, ValueError: bad argument, loss, file."
     from torch.nn.parallel import DistributedDataParallel
     from mnist_sgd.basic_optim import BasicOptim
-    from mnist_sgd.checks import Count, Device, check
+    from mnist_sgd.checks import Count, Device, ensure
     from mnist_sgd.linear_model import (BatchLoader, batch_mean, mnist_loss,
                                         validate_epoch)
     if not isinstance(dl, BatchLoader):
@@ -175,8 +175,8 @@ def train_worker(
     if dl.shuffle:
         raise ValueError("dl must not be shuffled: every worker needs the same batches, "
                          "also after a restart")
-    check(Count, epochs, 'epochs')
-    check(Device, device, 'device')
+    ensure(Count, epochs, 'epochs')
+    ensure(Device, device, 'device')
     rank, world = _place()
     model.to(device)
     opt = BasicOptim(model.parameters(), lr)
@@ -274,8 +274,8 @@ def _meet(backend):
 def _join(device):
     "Join the process group if torchrun started this process. The device of this worker."
     import torch
-    from mnist_sgd.checks import Device, check
-    check(Device, device, 'device')
+    from mnist_sgd.checks import Device, ensure
+    ensure(Device, device, 'device')
     local, here = int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if device == 'cuda':
         if here > torch.cuda.device_count():
@@ -341,12 +341,12 @@ def torchrun_command(
     restarts:int=0, # how often all workers may be started again after one has died
 )->list: # the words of the command, as `subprocess` takes them
     "What to run for that many workers. Raises ValueError unless all are whole numbers that can be."
-    from mnist_sgd.checks import Count, Whole, check
-    check(Count, workers, 'workers')
-    check(Whole, restarts, 'restarts')
+    from mnist_sgd.checks import Count, Whole, ensure
+    ensure(Count, workers, 'workers')
+    ensure(Whole, restarts, 'restarts')
     where = ['--standalone']
     if port is not None:
-        check(Count, port, 'port')
+        ensure(Count, port, 'port')
         where = ['--master-addr', '127.0.0.1', '--master-port', str(port)]
     return [sys.executable, '-m', 'torch.distributed.run', *where, '--nproc-per-node', str(workers),
             '--max-restarts', str(restarts), '-m', 'mnist_sgd.many_workers', *map(str, options)]
@@ -356,8 +356,8 @@ def check_port(
     port:int, # from 1 to 65535
 ):
     "Raise ValueError unless a server could listen at `port` on this machine."
-    from mnist_sgd.checks import Count, check
-    check(Count, port, 'port')
+    from mnist_sgd.checks import Count, ensure
+    ensure(Count, port, 'port')
     if port > 65_535: raise ValueError(f"port must be from 1 to 65535, got {port}")
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1) # one left a moment ago is free
@@ -412,9 +412,9 @@ def step_bytes(
     workers:int, # how many machines
 )->float: # bytes that each machine sends, and receives, in one step
     "2(N-1)/N * 4 bytes a parameter: ring all-reduce (Patarasuk and Yuan 2009). Raises ValueError."
-    from mnist_sgd.checks import Count, check
-    check(Count, parameters, 'parameters')
-    check(Count, workers, 'workers')
+    from mnist_sgd.checks import Count, ensure
+    ensure(Count, parameters, 'parameters')
+    ensure(Count, workers, 'workers')
     return 2*(workers - 1)/workers*parameters*4
 
 # %% ../nbs/10_many_workers.ipynb #9a8f482c

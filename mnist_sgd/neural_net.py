@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from .data import show_images
-from .checks import Count, check
+from .checks import Count, ensure
 from .linear_model import linear1
 
 # %% ../nbs/06_neural_net.ipynb #0765e39b
@@ -42,7 +42,7 @@ def make_net(
     "A net of linear layers and ReLU. Raises ValueError: fewer than two sizes, no whole number."
     if len(sizes) < 2:
         raise ValueError(f"make_net needs two sizes or more, such as 784, 30, 1, got {sizes}")
-    for size in sizes: check(Count, size, 'each size')
+    for size in sizes: ensure(Count, size, 'each size')
     layers = []
     for inputs, outputs in zip(sizes, sizes[1:]): layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -155,15 +155,15 @@ def climb(
     "Run the stages on the real data. Raises ValueError: bad argument, loss that is not finite."
     import fastai, numpy, torch
     import mnist_sgd
-    from mnist_sgd.checks import Count, Device, Rate, Whole, check
-    if lr is not None: check(Rate, lr, 'lr')
-    if epochs is not None: check(Count, epochs, 'epochs')
-    if bs is not None: check(Count, bs, 'bs')
-    if seed is not None: check(Whole, seed, 'seed')
+    from mnist_sgd.checks import Count, Device, Rate, Whole, ensure
+    if lr is not None: ensure(Rate, lr, 'lr')
+    if epochs is not None: ensure(Count, epochs, 'epochs')
+    if bs is not None: ensure(Count, bs, 'bs')
+    if seed is not None: ensure(Whole, seed, 'seed')
     if stages is None: stages = [stage for stage in STAGES if everything or stage not in SLOW]
     if not (isinstance(stages, (list, tuple)) and stages and all(s in list(STAGES) for s in stages)):
         raise ValueError(f"stages must be a list of names in STAGES, such as ['linear_model'], got {stages!r}")
-    check(Device, device, 'device')
+    ensure(Device, device, 'device')
     if torch.device(device).type == 'meta': raise ValueError("device 'meta' computes nothing; try 'cpu'")
     threads = torch.get_num_threads()
     try:

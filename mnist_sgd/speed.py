@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from .checks import Binary, Count, Rate, check, finite
+from .checks import Binary, Count, Rate, ensure, finite
 from .linear_model import (BatchLoader, batch_mean, linear1,
                                     mnist_loss, validate_epoch)
 
@@ -22,7 +22,7 @@ def take_turns(
     rounds:int, # how many turns each of them has, of five runs
 )->dict: # {name: seconds}, the best of all runs
     "Time functions that take turns. Raises TypeError, ValueError: no functions, rounds not from 1."
-    check(Count, rounds, 'rounds')
+    ensure(Count, rounds, 'rounds')
     if not isinstance(sides, dict) or not all(map(callable, sides.values())):
         raise TypeError("take_turns needs a dict {name: function without arguments}")
     if not sides: raise ValueError("take_turns got no function to time: give it {name: function}")
@@ -58,7 +58,7 @@ def check_linear(
     if not x.numel(): raise ValueError(f"{name}x is empty: it has no image or no pixel")
     if len({t.device for t in given.values()}) > 1:
         raise ValueError(f"{name}x, {name}y, weights and bias must be on one device: use .to(device)")
-    check(Binary[Tensor, '...'], y, 'targets')
+    ensure(Binary[Tensor, '...'], y, 'targets')
 
 # %% ../nbs/09_speed.ipynb #46226861
 @torch.no_grad()
@@ -82,7 +82,7 @@ def batch_shares(
     batch_size:int, # images in a batch; the last one may have fewer
 )->Tensor: # (n,) one over the number of images in the image's batch
     "What each image counts in the mean of its batch. Raises ValueError: batch_size; TypeError: x."
-    check(Count, batch_size, 'batch_size')
+    ensure(Count, batch_size, 'batch_size')
     if not torch.is_tensor(x) or not x.is_floating_point() or not x.ndim:
         raise TypeError("batch_shares needs a tensor of images as floats")
     share = x.new_full((len(x),), 1/batch_size)
@@ -101,9 +101,9 @@ def fast_epoch(
     batch_size:int=256, # images in a batch; the last one may have fewer
     epoch:int=None, # number of the epoch, for the message
 )->float: # mean of the batches' losses
-    "One epoch of SGD. Raises as `check_linear`, `check`, `batch_shares`, `finite`."
+    "One epoch of SGD. Raises as `check_linear`, `ensure`, `batch_shares`, `finite`."
     check_linear(x, y, weights, bias)
-    check(Rate, lr, 'lr')
+    ensure(Rate, lr, 'lr')
     share, batch_size = batch_shares(x, batch_size), int(batch_size)
     is_one = y[:, 0] == 1
     slopes = torch.where(is_one, -share, share) # of the loss over the sigmoids
@@ -131,8 +131,8 @@ def fast_train(
     lr:float=1., # learning rate
     batch_size:int=256, # images in a batch, to train and to validate
 )->dict: # lists 'accuracy', 'train_loss', 'valid_loss' and 'seconds', one number an epoch
-    "Train the linear model and measure. Raises as `check`, `check_linear`, `fast_epoch` do."
-    check(Count, epochs, 'epochs')
+    "Train the linear model and measure. Raises as `ensure`, `check_linear`, `fast_epoch` do."
+    ensure(Count, epochs, 'epochs')
     check_linear(valid_x, valid_y, weights, bias, 'valid_')
     history = {'accuracy': [], 'train_loss': [], 'valid_loss': [], 'seconds': []}
     for epoch in range(1, epochs + 1):

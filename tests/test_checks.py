@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from mnist_sgd.checks import (Binary, Count, Device, Float, Learns, Loader, Model, Module, NoNaN, Optimizer, Params, Pixels, Rate,
-                              Shaped, Whole, check, checked, finite, learning, usable)
+                              Shaped, Whole, checked, ensure, finite, learning, usable)
 
 
 @checked
@@ -113,14 +113,14 @@ def test_a_result_that_is_no_number_is_refused():
 
 def test_what_learns():
     w = torch.zeros(2, requires_grad=True)
-    assert check(Learns[Tensor, '...'], w, 'w') is w
-    with pytest.raises(ValueError, match=r'w has no gradient: call requires_grad_\(\)'): check(Learns[Tensor, '...'], torch.zeros(2), 'w')
-    with pytest.raises(ValueError, match='w was computed from another tensor'): check(Learns[Tensor, '...'], w*2, 'w')
-    assert check(Params, (p for p in [w]), 'params')[0] is w
+    assert ensure(Learns[Tensor, '...'], w, 'w') is w
+    with pytest.raises(ValueError, match=r'w has no gradient: call requires_grad_\(\)'): ensure(Learns[Tensor, '...'], torch.zeros(2), 'w')
+    with pytest.raises(ValueError, match='w was computed from another tensor'): ensure(Learns[Tensor, '...'], w*2, 'w')
+    assert ensure(Params, (p for p in [w]), 'params')[0] is w
     for bad, kind, message in ((w, TypeError, 'iterable of tensors.*got Tensor'), (nn.Linear(1, 1).parameters, TypeError, 'got method'),
                                ([], ValueError, 'params is empty'), ([w, 1.], TypeError, r'params\[1\] must be a tensor, got float'),
                                ([torch.zeros(2)], ValueError, r'params\[0\] has no gradient'), ([w*2], ValueError, r'params\[0\] was computed')):
-        with pytest.raises(kind, match=message): check(Params, bad, 'params')
+        with pytest.raises(kind, match=message): ensure(Params, bad, 'params')
 
 
 @pytest.mark.parametrize('kind, good, bad', [
@@ -128,23 +128,23 @@ def test_what_learns():
     (Count, [1, 10**9, numpy.int64(3)], [0, -1, 1.5, '3', None, True]), (Whole, [0, 7], [-1, .5, None, False]),
     (Device, [None, 'cpu', torch.device('cpu'), 'meta'], ['toaster', 'cuda:99', 3.5])])
 def test_kinds_of_numbers(kind, good, bad):
-    for x in good: assert check(kind, x, 'x') is x
+    for x in good: assert ensure(kind, x, 'x') is x
     for x in bad:
-        with pytest.raises(ValueError, match='^x .*got|^x .* cannot be used here'): check(kind, x, 'x')
+        with pytest.raises(ValueError, match='^x .*got|^x .* cannot be used here'): ensure(kind, x, 'x')
 
 
 @pytest.mark.parametrize('kind, bad', [(Rate, '1'), (Rate, None), (Rate, True), (Model, 3), (Module, len), (Loader, 3), (Loader, nn.Sequential()), (Optimizer, 1.)])
 def test_other_kinds(kind, bad):
-    with pytest.raises(TypeError, match='^x must be .*got'): check(kind, bad, 'x')
+    with pytest.raises(TypeError, match='^x must be .*got'): ensure(kind, bad, 'x')
 
 
 @given(st.lists(st.integers(-3, 3) | st.booleans(), min_size=1, max_size=9))
 def test_binary_is_zero_and_one(values):
     for dtype in (torch.int64, torch.int8, torch.float32, torch.float64):
         x = torch.tensor(values).to(dtype)
-        if set(values) <= {0, 1}: assert check(Binary[Tensor, '*n'], x, 'x') is x
+        if set(values) <= {0, 1}: assert ensure(Binary[Tensor, '*n'], x, 'x') is x
         else:
-            with pytest.raises(ValueError, match='x must be 0 or 1'): check(Binary[Tensor, '*n'], x, 'x')
+            with pytest.raises(ValueError, match='x must be 0 or 1'): ensure(Binary[Tensor, '*n'], x, 'x')
 
 
 @pytest.mark.parametrize('loss', [math.nan, math.inf])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import needs_links, needs_pipes
 
-from mnist_sgd.checks import Device, check
+from mnist_sgd.checks import Device, ensure
 from mnist_sgd.run import NOTES, climb, climb_figure, main, table
 
 STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'linear_shuffled', 'fastai_sgd', 'fastai_learner', 'neural_net',
@@ -259,4 +259,4 @@ def test_python_callers_get_value_errors():
     for bad in ({'epochs': 0}, {'lr': 0.}, {'bs': 0}, {'device': 'toaster'}, {'seed': 1.5},
                 {'stages': []}, {'stages': 'linear_model'}, {'stages': ['line']}):
         with pytest.raises(ValueError): climb(progress=False, **bad)
-    check(Device, 'cpu', 'device')
+    ensure(Device, 'cpu', 'device')
