@@ -103,7 +103,7 @@ def show_mistakes(
         if words: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
     ax.imshow(wall, cmap='gray', vmin=0, vmax=1, interpolation='nearest', aspect='auto')
     ax.set_axis_off()
-    ax.set_title(f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong")
+    ax.set_title(f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong", loc='left')
     return fig
 
 # %% ../nbs/00_data.ipynb #c9764330

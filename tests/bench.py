@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader as TorchLoader
 
 from mnist_sgd.data import load_pair, mnist_sample
-from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, train_epoch, validate_epoch
+from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, mnist_loss, train_epoch, validate_epoch
 from mnist_sgd.replay import find_weights, skip_draws
 from mnist_sgd.run import climb
 from mnist_sgd.speed import fast_epoch, mnist_grad, take_turns
@@ -92,6 +92,16 @@ def bench_epoch():
     assert notes_accuracy == our_accuracy, (notes_accuracy, our_accuracy)
     ratio = min(notes_times)/min(our_times)
     report("an epoch of the notes' loop over fastai's DataLoader / ours", f'{ratio:.1f}x', '2.5x', ratio >= 2.5)
+
+
+def bench_doors():
+    x, y = label_pair(*load_pair(3, 7))
+    our_dl, (with_doors, without) = BatchLoader(x, y), (start(), start())
+    bare = partial(linear1.__wrapped__, weights=without[0], bias=without[1])
+    ours, bodies = best(partial(train_epoch, model_of(with_doors), our_dl, with_doors, 1.),
+                        partial(train_epoch.__wrapped__, bare, our_dl, without, 1., mnist_loss.__wrapped__), rounds=200)
+    assert torch.equal(with_doors[0], without[0])
+    report("an epoch / the same with the bodies alone, without doors", f'{ours/bodies:.3f}', '1.05', ours <= 1.05*bodies)
 
 
 def bench_speed():
@@ -192,6 +202,7 @@ if __name__ == '__main__':
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads')
     bench_data()
     bench_epoch()
+    bench_doors()
     bench_speed()
     bench_digits()
     bench_search()

@@ -1,10 +1,12 @@
 "The images as tensors and as pictures; where they are kept is tested in test_storage.py."
+import io
+
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from mnist_sgd.data import load_digit, load_pair, show_image, show_images
+from mnist_sgd.data import load_digit, load_pair, moving_picture, show_image, show_images, show_mistakes
 
 
 def test_counts_of_the_notes(train, valid):
@@ -67,3 +69,38 @@ def test_pictures():
     with pytest.raises(ValueError, match='5 images need as many titles, got 1'): show_images(images, titles=['a'])
     assert show_image(Image.fromarray(load_digit(3, dtype=torch.uint8)[0].numpy())).images[0].get_array().shape == (28, 28)
     plt.close('all')
+
+
+@pytest.fixture
+def wall():
+    import matplotlib.pyplot as plt
+    yield lambda n, wrong, **kwargs: show_mistakes(torch.rand(n, 28, 28), torch.full((n,), 7), torch.tensor([3]*wrong + [7]*(n - wrong)), **kwargs)
+    plt.close('all')
+
+
+def test_wall_of_mistakes(wall):
+    figure = wall(100, 30, title='A model')
+    ax, = figure.axes
+    assert ax.get_title(loc='left') == 'A model: 30 of 100 wrong'
+    assert [text.get_text() for text in ax.texts] == ['3 as 7']*30
+    assert ax.images[0].get_array().shape == (2*40, 25*30) # two rows, a pixel of an image is a pixel of the figure
+
+
+@pytest.mark.parametrize('wrong, words', [(200, 200), (201, 0), (0, 0)])
+def test_wall_has_words_up_to_two_hundred_images(wall, wrong, words): assert len(wall(300, wrong).axes[0].texts) == words
+
+
+def test_wall_draws_the_wrong_images_in_their_order(train):
+    import matplotlib.pyplot as plt
+    images, said, truth = train[0][:5].flatten(1), torch.tensor([3, 7, 3, 7, 3])[:, None], torch.full((5, 1), 3)
+    drawn = show_mistakes(images, said, truth).axes[0].images[0].get_array()
+    for place, i in enumerate((1, 3)): assert_close(torch.tensor(drawn[:28, 30*place:30*place + 28]), 1 - train[0][i]/train[0][i].max())
+    assert (drawn[:, 60:] == 1).all()
+    plt.close('all')
+    with pytest.raises(ValueError, match='an answer and a label for each image, got 4 and 5 for 5'): show_mistakes(images, said[:4], truth)
+
+
+def test_moving_picture_rests_on_its_last_frame():
+    shown = moving_picture(lambda fig, frame: fig.subplots().set_title(f'frame {frame}'), 3, size=(2, 1), ms=100)
+    image = Image.open(io.BytesIO(shown.data))
+    assert image.default_image and image.n_frames == 4 and image.size == (200, 100)
