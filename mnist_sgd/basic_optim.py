@@ -24,7 +24,7 @@ class BasicOptim:
         params:Params, # the tensors that learn, such as model.parameters()
         lr:Rate, # learning rate
     ):
-        self.params, self.lr = list(params), lr
+        self.params, self.lr = params, lr
 
     def step(self):
         "Move each parameter that has a gradient against it. Raises ValueError if none has one."

@@ -19,7 +19,7 @@ from .storage import IDX_MD5, NPZ, _load, mnist_sample, pack_mnist, sample_files
 def show_image(
     im, # (28, 28) pixels, a tensor or anything NumPy reads; the largest is drawn black
     ax=None, # matplotlib Axes to draw on; a new small figure if None
-    title:str=None, # text above the image
+    title:str|None=None, # text above the image
     **kwargs, # passed on to `Axes.imshow`
 ): # the Axes
     "Draw one image in greys, dark on white. Raises ValueError unless it has two axes."
@@ -37,7 +37,7 @@ def show_images(
     ims, # images (28, 28), or one tensor (n, 28, 28)
     ncols:int=8, # images in a row, from 1
     titles=None, # one text for each image
-    title:str=None, # text above the whole figure
+    title:str|None=None, # text above the whole figure
     size:float=1.0, # height of a row, in inches
     **kwargs, # passed on to `show_image`
 ): # the Figure
@@ -73,7 +73,7 @@ def load_pair(
     split:str='train', # 'train' or 'valid'
     dtype:torch.dtype=torch.float32, # float32 for pixels in [0, 1], uint8 for pixels in 0..255
     npz=NPZ, # a file made by `pack_mnist`
-)->tuple: # (images of `first`, images of `second`), each (n, 28, 28)
+)->tuple[Tensor, Tensor]: # (images of `first`, images of `second`), each (n, 28, 28)
     "All images of two digits. Raises ValueError as `load_digit` does, and for the same digit twice."
     if first == second: raise ValueError(f"a pair needs two different digits, got {first!r} twice")
     return _load([first, second], split, dtype, npz)
@@ -85,7 +85,7 @@ def show_mistakes(
     truth, # (n,) what they are
     title:str='', # text before the count
 ): # the Figure
-    "The wall: all images that are called wrong, in their order; up to 200 with 'truth as said' below each. Raises ValueError: not equally many."
+    "Draw all misclassified images in order; if there are at most 200, with 'truth as said' below each. Raises ValueError unless each image has an answer and a label."
     import matplotlib.pyplot as plt
     images, said, truth = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (images, said, truth))
     if not len(images) == said.size == truth.size:
@@ -123,7 +123,7 @@ def moving_picture(
         fig.canvas.draw()
         images.append(Image.fromarray(np.array(fig.canvas.buffer_rgba())[..., :3]))
     plt.close(fig)
-    palette = images[-1].quantize(64, method=Image.Quantize.MAXCOVERAGE) # one for all frames
+    palette = images[-1].quantize(256, method=Image.Quantize.MAXCOVERAGE) # one for all frames
     last, *images = [im.quantize(palette=palette, dither=Image.Dither.NONE) for im in (images[-1], *images)]
     last.save(png := io.BytesIO(), 'PNG', save_all=True, append_images=images, default_image=True,
               duration=[ms]*(frames - 1) + [8*ms], loop=3)

@@ -53,7 +53,7 @@ def linear1(
 def sigmoid(
     x:Tensor, # floats, any shape
 )->Tensor: # same shape, between 0 and 1
-    "1 / (1 + exp(-x)), the same as `torch.sigmoid` up to rounding, and so is its gradient."
+    "1 / (1 + exp(-x)), the same as `torch.sigmoid` up to rounding in float32, and so is its gradient."
     return torch.exp(-F.softplus(-x))
 
 # %% ../nbs/03_linear_model.ipynb #5aa8fa4e
@@ -96,7 +96,7 @@ def calc_grad(
     loss_func:Callable=mnist_loss, # function of predictions and targets
     where:str='', # such as 'epoch 2, batch 17', for messages
 )->Tensor: # the loss, a single number without a gradient
-    "Add the gradients of a batch to the parameters'. Raises ValueError: no gradient, loss not finite."
+    "Add a batch's gradients to those of the parameters. Raises ValueError if there is no gradient or the loss is not finite."
     loss = usable(loss_func(model(xb), yb), where)
     loss.backward()
     return loss.detach()

@@ -65,7 +65,7 @@ def apply_step(
     params:Learns[Tensor, '3'], # a, b, c, with requires_grad_(); changed in place
     time:Shaped[Tensor, '*n'], # times
     speed:Shaped[Tensor, '*n'], # speeds read at these times
-    lr:Rate=1e-5, # learning rate
+    lr:Rate=1e-5, # learning rate; this one suits a time in seconds
     prn:bool=False, # print the loss?
 )->Float[Tensor, '*n']: # predictions before the step
     "One step of gradient descent."

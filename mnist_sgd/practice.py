@@ -290,8 +290,7 @@ def _is_test(statement):
 # %% ../nbs/93_practice.ipynb #d81281fe
 def _predict_cells(task, code, number):
     "A question, and the cell for the guess."
-    within = f' (Right if within {task.within:g}.)' if task.within else ''
-    return [_cell('markdown', f'{task.name}-ask', f'**Question {number}.** {task.ask}{within}'),
+    return [_cell('markdown', f'{task.name}-ask', f'**Question {number}.** {task.ask}'),
             _cell('code', task.name, _to_predict(task, code))]
 
 # %% ../nbs/93_practice.ipynb #f3a7a788

@@ -60,7 +60,10 @@ def test_bad_arguments():
 def test_pictures():
     import matplotlib.pyplot as plt
     images = load_digit(3, 'valid')[:5]
-    assert show_image(images[0], title='a 3').get_title() == 'a 3'
+    ax = show_image(images[0], title='a 3')
+    assert ax.get_title() == 'a 3' and ax.images[0].get_cmap().name == 'Greys'
+    assert_close(torch.tensor(ax.images[0].get_array()), images[0])
+    assert show_image(images[1], ax, vmax=9) is ax and ax.images[-1].get_clim() == (0, 9)
     figure = show_images(images, ncols=3, titles=list('abcde'), title='five')
     assert [ax.get_title() for ax in figure.axes if ax.images] == list('abcde')
     plt.close('all')
