@@ -124,6 +124,7 @@ def moving_picture(
         images.append(Image.fromarray(np.array(fig.canvas.buffer_rgba())[..., :3]))
     plt.close(fig)
     palette = images[-1].quantize(256, method=Image.Quantize.MAXCOVERAGE) # one for all frames
+    palette.putpalette([255 if value > 250 else value for value in palette.getpalette()]) # white is white
     last, *images = [im.quantize(palette=palette, dither=Image.Dither.NONE) for im in (images[-1], *images)]
     last.save(png := io.BytesIO(), 'PNG', save_all=True, append_images=images, default_image=True,
               duration=[ms]*(frames - 1) + [8*ms], loop=3)
