@@ -170,6 +170,7 @@ def test_readme_is_made_from_the_front_page():
     assert list(figures) == ['nbs/images/climb.png']
 
 
+@pytest.mark.pinned
 def test_each_figure_of_the_front_page_has_a_name_and_words_of_its_own(tmp_path):
     from readme import readme
     nb = cells('draw()', 'draw(again)')
