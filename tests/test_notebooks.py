@@ -219,7 +219,7 @@ def test_a_lesson_has_its_head_its_words_and_its_questions(name):
     assert 5 <= len(re.findall(r'^\d+\. ', texts[-1].partition('### Questions')[2], re.M)) <= 10
 
 
-@pytest.mark.parametrize('name, frames', [('02_manual_sgd', 14), ('03_linear_model', 22)])
+@pytest.mark.parametrize('name, frames', [('02_manual_sgd', 14), ('03_linear_model', 14)])
 def test_a_moving_picture_is_small_and_rests_on_its_last_frame(name, frames):
     nb = nbformat.read(NBS/f'{name}.ipynb', as_version=4)
     data, = [output.data['image/png'] for cell in nb.cells if cell.cell_type == 'code' and 'moving_picture(' in cell.source
