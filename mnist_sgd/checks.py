@@ -117,17 +117,19 @@ if not TYPE_CHECKING:
         if 0 < x < torch.finfo().max: return x # False for NaN as well
         raise ValueError(f"{name} must be a positive number, got {x}; try 1 for the digits")
 
+    def _whole(x, name, least):
+        if isinstance(x, Integral) and not isinstance(x, bool) and x >= least: return x
+        raise ValueError(f"{name} must be a whole number from {least}, got {x!r}")
+
     @_Kind
     def Count(x, name):
         "A whole number from 1."
-        if isinstance(x, Integral) and not isinstance(x, bool) and x > 0: return x
-        raise ValueError(f"{name} must be a whole number from 1, got {x!r}")
+        return _whole(x, name, 1)
 
     @_Kind
     def Whole(x, name):
         "A whole number from 0."
-        if isinstance(x, Integral) and not isinstance(x, bool) and x >= 0: return x
-        raise ValueError(f"{name} must be a whole number from 0, got {x!r}")
+        return _whole(x, name, 0)
 
     @_Kind
     def Device(x, name):

@@ -87,7 +87,7 @@ def save_checkpoint(
 ):
     "Write a file that is complete or not there. Raises ValueError where it cannot be written."
     import torch
-    from mnist_sgd.data import write_file
+    from mnist_sgd.storage import write_file
     content = {'weights': dict(model.state_dict()), 'epoch': epoch, 'history': history,
                'settings': settings}
     write_file(path, lambda f: torch.save(content, f))
@@ -320,7 +320,7 @@ def main(
     try:
         result = _train(options)
         if options.json and rank == 0:
-            from mnist_sgd.data import write_file
+            from mnist_sgd.storage import write_file
             write_file(options.json, lambda f: f.write(json.dumps(result, indent=1).encode()))
     except (ValueError, TypeError, OSError) as e: _stop(e)
     except RuntimeError as e:

@@ -460,7 +460,7 @@ def start(
 # %% ../nbs/93_practice.ipynb #8f304d64
 def _backup(path):
     "Copy a file to the first free name of NAME.bak, NAME.bak2, …"
-    from mnist_sgd.data import write_file
+    from mnist_sgd.storage import write_file
     number, backup = 1, path.with_name(f'{path.name}.bak')
     while backup.exists() or backup.is_symlink():
         number += 1
@@ -478,7 +478,7 @@ def write_copies(
     say=None, # function that is called with each line, as soon as its notebook is done
 )->list: # a line of text for each notebook
     "Write the practice copies that `folder` lacks. Raises ValueError where it cannot."
-    from mnist_sgd.data import write_file
+    from mnist_sgd.storage import write_file
     folder, said = Path(folder), []
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -295,7 +295,7 @@ def main(
         parser.error("--plot and --json must be two files")
     try:
         import matplotlib.pyplot as plt
-        from mnist_sgd.data import write_file
+        from mnist_sgd.storage import write_file
         result = climb(options.epochs, options.lr, options.bs, options.seed, options.device,
                        bool(sys.stderr) and sys.stderr.isatty(), options.all)
         figure = climb_figure(result)
