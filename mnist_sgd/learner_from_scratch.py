@@ -14,8 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import Count, Device, Rate, ensure, finite
-from .linear_model import batches
+from .checks import Count, Device, Rate, batches, ensure, finite
 
 # %% ../nbs/07_learner_from_scratch.ipynb #731970e9
 MOMENTS = 'before_fit', 'before_epoch', 'before_batch', 'after_batch', 'after_epoch', 'after_fit'

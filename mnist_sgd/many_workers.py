@@ -58,8 +58,7 @@ def worker_epoch(
     "One epoch of one worker. Raises as `batches`, `share_loss`, `finite`, and without a group."
     import torch
     import torch.distributed as dist
-    from mnist_sgd.linear_model import batches
-    from mnist_sgd.checks import finite
+    from mnist_sgd.checks import batches, finite
     if world > 1 and not dist.is_initialized():
         raise ValueError("several workers need a process group: start them with torchrun or launch")
     opt.zero_grad() # an earlier backward may have left a gradient

@@ -5,8 +5,9 @@ import numpy, pytest, torch
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
+from mnist_sgd.basic_optim import BasicOptim
 from mnist_sgd.checks import (Binary, Count, Device, Float, Learns, Loader, Model, Module, NoNaN, Optimizer, Params, Pixels, Rate,
-                              Shaped, Whole, checked, ensure, finite, learning, usable)
+                              Shaped, Whole, batches, checked, ensure, finite, learning, optim_params, usable)
 
 
 @checked
@@ -169,3 +170,17 @@ def test_learning():
     used.sum().backward()
     assert learning([used, unused])[0] is used and len(learning([used, unused])) == 1
     with pytest.raises(ValueError, match='not used by the model'): learning([used, unused], every=True)
+
+
+def test_optim_params_of_every_group():
+    w, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    two_groups = torch.optim.SGD([{'params': [w]}, {'params': [b]}], lr=1.)
+    for opt in (BasicOptim([w, b], lr=1.), two_groups): assert [p is q for p, q in zip(optim_params(opt), (w, b), strict=True)] == [True, True]
+
+
+def test_batches_have_a_place_and_a_device():
+    two = [(torch.ones(1), torch.ones(1)), (torch.zeros(1), torch.zeros(1))]
+    assert [(where, xb.item()) for where, xb, yb in batches(two)] == [('batch 1', 1.), ('batch 2', 0.)]
+    assert [where for where, xb, yb in batches(two, epoch=3)] == ['epoch 3, batch 1', 'epoch 3, batch 2']
+    assert [t.device.type for t in next(iter(batches(two, 'meta')))[1:]] == ['meta', 'meta']
+    with pytest.raises(ValueError, match='the loader is empty'): list(batches([]))
