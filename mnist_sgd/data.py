@@ -85,22 +85,27 @@ def show_mistakes(
     truth, # (n,) what they are
     title:str='', # text before the count
 ): # the Figure
-    "Draw all misclassified images in order; if there are at most 200, with 'truth as said' below each. Raises ValueError unless each image has an answer and a label."
+    "Draw all misclassified images in order, with what they are and were called. (No words beyond 200 images.) Raises ValueError unless each image has an answer and a label."
     import matplotlib.pyplot as plt
     images, said, truth = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (images, said, truth))
     if not len(images) == said.size == truth.size:
         raise ValueError(f"show_mistakes needs an answer and a label for each image, got {said.size} and {truth.size} for {len(images)}")
     said, truth = said.reshape(-1), truth.reshape(-1)
     wrong = np.flatnonzero(said != truth)
-    words, columns = len(wrong) <= 200, 25
-    height = 28 + 12*words
-    wall = np.ones((max(1, -(-len(wrong)//columns))*height, columns*30), np.float32)
+    kinds = list(dict.fromkeys(zip(truth[wrong].tolist(), said[wrong].tolist())))
+    grouped, columns = len(kinds) < 3, 25 # of two digits each kind has a heading, of ten each image has a caption
+    groups = [[i for i in wrong if (truth[i], said[i]) == kind] for kind in kinds] if grouped else [wrong]
+    height = 28 if grouped or len(wrong) > 200 else 40
+    tops = np.cumsum([0] + [22*grouped + -(-len(group)//columns)*height for group in groups])
+    wall = np.ones((max(height, tops[-1]), columns*30), np.float32)
     fig = plt.figure(figsize=(columns*.3, .3 + len(wall)/100), layout='none')
     ax = fig.add_axes((0, 0, 1, len(wall)/100/fig.get_figheight())) # a pixel of an image is a pixel of the figure
-    for place,i in enumerate(wrong):
-        y, x = place//columns*height, place%columns*30
-        wall[y:y + 28, x:x + 28] -= images[i].reshape(28, 28)/max(images[i].max(), 1e-6)
-        if words: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
+    for kind,group,top in zip(kinds, groups, tops):
+        if grouped: ax.text(0, top + 11, f'{kind[0]}s called {kind[1]}: {len(group)}', fontsize=9, va='center', color='0.35')
+        for place,i in enumerate(group):
+            y, x = top + 22*grouped + place//columns*height, place%columns*30
+            wall[y:y + 28, x:x + 28] -= images[i].reshape(28, 28)/max(images[i].max(), 1e-6)
+            if height == 40: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
     ax.imshow(wall, cmap='gray', vmin=0, vmax=1, interpolation='nearest', aspect='auto')
     ax.set_axis_off()
     ax.set_title(f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong", loc='left')

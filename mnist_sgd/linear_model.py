@@ -25,7 +25,7 @@ def label_pair(
 )->tuple[Tensor, Tensor]: # x (ones + zeros, h*w), and y (ones + zeros, 1) of int64
     "Inputs and targets of two digits."
     x = torch.cat([ones, zeros]).flatten(1)
-    y = torch.cat([torch.ones(len(ones), 1), torch.zeros(len(zeros), 1)]).long()
+    y = torch.tensor([1]*len(ones) + [0]*len(zeros)).unsqueeze(1)
     return x, y.to(x.device)
 
 # %% ../nbs/03_linear_model.ipynb #5cb896b0

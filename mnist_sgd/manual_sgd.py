@@ -18,16 +18,12 @@ def finite_difference(
     eps:float=1e-4, # how far to go in each direction, in the units of `x`
 )->Tensor: # gradient of `func` at `x`, same shape as `x`, float64
     "Gradient by central differences. Raises ValueError unless `func` returns one float64 number."
-    x = x.detach().double().contiguous()
-    grad = torch.empty_like(x)
-    for i in range(x.numel()):
-        step = torch.zeros_like(x)
-        step.view(-1)[i] = eps
-        up, down = func(x + step), func(x - step)
-        if up.numel() != 1 or up.dtype != torch.float64:
-            raise ValueError(f"func must return one float64 number, got {tuple(up.shape)} of {up.dtype}: call .double() on the data it uses")
-        grad.view(-1)[i] = (up - down).detach()/(2*eps)
-    return grad
+    x = x.detach().double()
+    steps = eps*torch.eye(x.numel()).double().view(-1, *x.shape) # one number at a time
+    rises = torch.stack([func(x + step) - func(x - step) for step in steps]).detach()
+    if rises.numel() != x.numel() or rises.dtype != torch.float64:
+        raise ValueError(f"func must return one float64 number, got {tuple(rises.shape[1:])} of {rises.dtype}: call .double() on the data it uses")
+    return rises.view(x.shape)/(2*eps)
 
 # %% ../nbs/02_manual_sgd.ipynb #0eb642b0
 @checked

@@ -16,6 +16,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+import warm_kernels
+
+warm_kernels.use()
 NBS = Path(__file__).parents[1]/'nbs'
 MOST = 5 # differences that are told of a notebook
 

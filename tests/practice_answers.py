@@ -20,7 +20,7 @@ QUESTIONS = {
         'third_column': ([3, 6], [1, 2, 3]),
         'times_one_and_a_half': ('float32', 'int64'),
         'second_file': ('10000.png', '12.png'),
-        'slice_shape': ((6, 6), (7, 7)),
+        'slice_shape': ((6, 18), (7, 19)),
         'stack_shape': ((6265, 28, 28), (28, 28, 6265)),
         'row_shape': ((6131, 28), (6131, 1, 28)),
         'minus': (246, -10),
@@ -39,7 +39,7 @@ QUESTIONS = {
         'moved_threes': (.05, .9)},
     '02_manual_sgd': {
         'slope': (6, 9),
-        'by_the_chain_rule': ([30, 10], [10, 1]),
+        'by_the_chain_rule': ([42, 14], [30, 10]),
         'grad_twice': (12, 6),
         'three_slopes': ([6, 8, 20], [9, 16, 100]),
         'loss_by_hand': (3, 9),
@@ -149,7 +149,7 @@ BODIES = {
         'mse': ("**2).mean()", "**2).sum()", "the same as PyTorch's own"),
         'apply_step': ("params.grad = None # an earlier backward may have left one", "", 'was there before')},
     '03_linear_model': {
-        'label_pair': (".long()", "", 'whole numbers'),
+        'label_pair': (".unsqueeze(1)", ".unsqueeze(1).float()", 'whole numbers'),
         'init_params': (".to(device).requires_grad_()", ".requires_grad_()*1", 'comes last'),
         'linear1': (" + bias\n", "\n", "PyTorch's own"),
         'sigmoid': ("torch.exp(-F.softplus(-x))", "1/(1 + torch.exp(-x))", 'also far out'),

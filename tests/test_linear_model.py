@@ -44,6 +44,15 @@ def test_first_predictions_of_the_notes(dl):
                  torch.tensor([7.5145, 12.6291, 8.7788, -9.0516, 1.0111, -5.5140]), rtol=0, atol=1e-4)
 
 
+def test_random_weights_are_right_for_a_fifth_to_four_fifths(valid_dl):
+    accuracies = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        preds = linear1(valid_dl.x, init_params((784, 1)), init_params(1))
+        accuracies.append(batch_accuracy(preds, valid_dl.y).item())
+    assert abs(min(accuracies) - .2) < .01 and abs(max(accuracies) - .8) < .02
+
+
 def test_four_images_of_the_notes(dl):
     (weights, bias), model = start_of_training()
     x, y = dl.x[:4], dl.y[:4]

@@ -112,9 +112,9 @@ def cells(*sources): return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code
 
 def test_two_notebooks_of_one_run_do_not_see_each_other(tmp_path):
     look = """import os, random, sys, matplotlib
-print('left' in globals(), 'colorsys' in sys.modules, random.getstate() == random.Random(7).getstate(),
+print('left' in globals(), 'wave' in sys.modules, random.getstate() == random.Random(7).getstate(),
       matplotlib.rcParams['figure.dpi'] == 7, 'LEFT' in os.environ)"""
-    first = cells("import colorsys, matplotlib, os, random\nleft = 1\nos.environ['LEFT'] = '1'\nrandom.seed(7)\n"
+    first = cells("import matplotlib, os, random, wave\nleft = 1\nos.environ['LEFT'] = '1'\nrandom.seed(7)\n"
                   "matplotlib.rcParams['figure.dpi'] = 7", look)
     second = cells(look)
     for nb in (first, second): run_notebook(nb, tmp_path)

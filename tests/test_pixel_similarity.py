@@ -78,3 +78,9 @@ def test_nan_is_no_distance(train, means):
 def test_no_images(means):
     with pytest.raises(ValueError, match='threes is empty'):
         pixel_accuracy(torch.zeros(0, 28, 28), torch.zeros(2, 28, 28), *means)
+
+
+def test_nearest_training_image(train, valid):
+    distances = torch.cdist(torch.cat(valid).flatten(1), torch.cat(train).flatten(1))
+    right = (distances.argmin(1) < len(train[0])) == (torch.arange(2038) < 1010)
+    assert_close(right.float().mean().item(), .994, atol=5e-4, rtol=0)
