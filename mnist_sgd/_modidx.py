@@ -37,6 +37,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mnist_sgd.checks._known': ('checks.html#_known', 'mnist_sgd/checks.py'),
                                   'mnist_sgd.checks._look_at_tensor': ('checks.html#_look_at_tensor', 'mnist_sgd/checks.py'),
                                   'mnist_sgd.checks._no_nan': ('checks.html#_no_nan', 'mnist_sgd/checks.py'),
+                                  'mnist_sgd.checks._remember': ('checks.html#_remember', 'mnist_sgd/checks.py'),
                                   'mnist_sgd.checks._repair': ('checks.html#_repair', 'mnist_sgd/checks.py'),
                                   'mnist_sgd.checks._shape_wanted': ('checks.html#_shape_wanted', 'mnist_sgd/checks.py'),
                                   'mnist_sgd.checks._wrong_order': ('checks.html#_wrong_order', 'mnist_sgd/checks.py'),

@@ -184,6 +184,11 @@ def _known(x):
     "What decides whether a tensor fits, apart from its values."
     return (x.shape, x.dtype, x.requires_grad, x.is_leaf) if isinstance(x, Tensor) else type(x)
 
+def _remember(seen, known):
+    "Add a combination to those that fit; at most 256 are kept."
+    if len(seen) > 255: seen.clear()
+    seen.add(known)
+
 # %% ../nbs/94_checks.ipynb #6b1ed609
 def _enter(doors, given):
     "Look at all arguments in their order, for the first time; `given` becomes what is handed on."
@@ -215,19 +220,18 @@ def _hasten(func, door, binary):
     def first(**given):
         result = door(**given)
         if all(given[name].is_cpu and not given[name].is_floating_point() for name in binary):
-            if len(passed) > 255: passed.clear()
-            passed.add(tuple([known for x in given.values() for known in (x.shape, x.dtype)]))
+            _remember(passed, tuple([known for x in given.values() for known in (x.shape, x.dtype)]))
         return result
 
     fit = ', '.join(f'{name}.shape, {name}.dtype' for name in names)
-    values = ''.join(f' and equal({name}*{name}, {name})' for name in binary) # of whole numbers only 0 and 1 are their own square
-    source = f"""def {func.__name__}({', '.join(names)}):
-    try: short = ({fit}) in passed{values}
-    except (AttributeError, NotImplementedError): short = False # no tensor, or one without values
-    return func({', '.join(names)}) if short else first({', '.join(f'{name}={name}' for name in names)})"""
-    space = {'passed': passed, 'func': func, 'first': first, 'equal': torch.equal}
+    values = ''.join(f' and _equal({name}*{name}, {name})' for name in binary) # of whole numbers only 0 and 1 are their own square
+    source = f"""def door({', '.join(names)}):
+    try: _short = ({fit}) in _passed{values}
+    except (AttributeError, NotImplementedError): _short = False # no tensor, or one without values
+    return _func({', '.join(names)}) if _short else _first({', '.join(f'{name}={name}' for name in names)})"""
+    space = {'_passed': passed, '_func': func, '_first': first, '_equal': torch.equal}
     exec(source, space)
-    return wraps(func)(space[func.__name__])
+    return wraps(func)(space['door'])
 
 # %% ../nbs/94_checks.ipynb #f4ba695c
 def checked(
@@ -252,8 +256,7 @@ def checked(
         try:
             if known not in seen:
                 _enter(doors, given)
-                if len(seen) > 255: seen.clear()
-                seen.add(known)
+                _remember(seen, known)
             else:
                 for name,kind in plain.items():
                     if name in given: given[name] = kind.look(given[name], name)
@@ -267,9 +270,9 @@ def checked(
         if no_nan: _no_nan(result, f'{called}: the result')
         return result
 
-    quick = all(p.default is p.empty and p.name in tensors for p in signature.parameters.values())
-    if no_nan or not quick or {kind.dtype for kind in tensors.values()} & {Learns, NoNaN}: return door
-    return _hasten(func, door, list(valued))
+    only_tensors = all(p.default is p.empty and p.name in tensors for p in signature.parameters.values())
+    more = no_nan or {kind.dtype for kind in tensors.values()} & {Learns, NoNaN} # to look at than shape, dtype, 0 and 1
+    return _hasten(func, door, list(valued)) if only_tensors and not more else door
 
 # %% ../nbs/94_checks.ipynb #793ef1a5
 def ensure(

@@ -20,6 +20,11 @@ def loss(predictions:Float[Tensor, '*n'], targets:Binary[Tensor, '*n'], lr:Rate=
 def fit(model:Model, dl:Loader, valid_dl:Loader, opt:Optimizer, epochs:Count): return epochs
 
 
+@checked
+def bare_loss(predictions:Float[Tensor, '*n'], targets:Binary[Tensor, '*n'])->Float[Tensor, '']: # tensors only: it has a short way
+    return (predictions - targets.float()).abs().mean()
+
+
 PREDS, TARGETS = torch.tensor([[.5], [-2.]]), torch.tensor([[1], [0]])
 
 
@@ -63,11 +68,35 @@ def test_python_itself_says_what_is_wrong_with_a_call():
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"): loss(PREDS, TARGETS, rate=1)
 
 
-def test_a_remembered_shape_does_not_let_values_in():
-    targets = TARGETS.clone()
-    loss(PREDS, targets)
-    targets[0] = 3
-    with pytest.raises(ValueError, match='targets must be 0 or 1, got 3'): loss(PREDS, targets)
+@pytest.mark.parametrize('func', [loss, bare_loss])
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.float32])
+def test_a_remembered_shape_does_not_let_values_in(func, dtype):
+    targets = TARGETS.to(dtype, copy=True)
+    for _ in range(2): func(PREDS, targets)
+    targets[0] = 16 # its square is 0 in a byte
+    with pytest.raises(ValueError, match='targets must be 0 or 1, got 16'): func(PREDS, targets)
+
+
+def test_the_short_way_lets_in_and_refuses_what_the_long_way_does():
+    for _ in range(2):
+        assert bare_loss(PREDS, TARGETS) == bare_loss(targets=TARGETS, predictions=PREDS) == loss(PREDS, TARGETS)
+        assert bare_loss(PREDS.to('meta'), TARGETS.to('meta')).is_meta
+        for args in ((PREDS, TARGETS[:, 0]), (PREDS.tolist(), TARGETS), (PREDS.numpy(), TARGETS), (TARGETS, PREDS),
+                     (PREDS, TARGETS*math.nan), (PREDS, TARGETS/0), (PREDS[:0], TARGETS[:0])):
+            with pytest.raises((TypeError, ValueError)) as long: loss(*args)
+            with pytest.raises(long.type) as short: bare_loss(*args)
+            assert str(short.value) == str(long.value).replace('loss: ', 'bare_loss: ').replace(', lr)', ')')
+    with pytest.raises(TypeError, match=r"^bare_loss\(\) missing 1 required positional argument: 'targets'"): bare_loss(PREDS)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"): bare_loss(PREDS, TARGETS, rate=1)
+
+
+def test_an_argument_may_have_any_name():
+    @checked
+    def add(first:Shaped[Tensor, 'k'], func:Shaped[Tensor, 'k'], passed:Binary[Tensor, 'k'], equal:Shaped[Tensor, 'k'], short:Shaped[Tensor, 'k'], door:Shaped[Tensor, 'k']):
+        return first + func + passed + equal + short + door
+    one = torch.ones(2).long()
+    for _ in range(2): assert add(*[one]*6).tolist() == [6, 6]
+    assert checked(lambda: 3)() == 3
 
 
 def test_numbers_are_compared_by_their_type_too():
