@@ -93,19 +93,20 @@ def show_mistakes(
     said, truth = said.reshape(-1), truth.reshape(-1)
     wrong = np.flatnonzero(said != truth)
     kinds = list(dict.fromkeys(zip(truth[wrong].tolist(), said[wrong].tolist())))
-    grouped, columns = len(kinds) < 3, 25 # of two digits each kind has a heading, of ten each image has a caption
+    grouped, columns = len(kinds) < 3, 25
+    heading, caption = 22*grouped, 12*(not grouped and len(wrong) <= 200) # of two digits each kind has a heading
     groups = [[i for i in wrong if (truth[i], said[i]) == kind] for kind in kinds] if grouped else [wrong]
-    height = 28 if grouped or len(wrong) > 200 else 40
-    tops = np.cumsum([0] + [22*grouped + -(-len(group)//columns)*height for group in groups])
+    height = 28 + caption
+    tops = np.cumsum([0] + [heading + -(-len(group)//columns)*height for group in groups])
     wall = np.ones((max(height, tops[-1]), columns*30), np.float32)
     fig = plt.figure(figsize=(columns*.3, .3 + len(wall)/100), layout='none')
     ax = fig.add_axes((0, 0, 1, len(wall)/100/fig.get_figheight())) # a pixel of an image is a pixel of the figure
     for kind,group,top in zip(kinds, groups, tops):
-        if grouped: ax.text(0, top + 11, f'{kind[0]}s called {kind[1]}: {len(group)}', fontsize=9, va='center', color='0.35')
+        if heading: ax.text(0, top + 11, f'{kind[0]}s called {kind[1]}: {len(group)}', fontsize=9, va='center', color='0.35')
         for place,i in enumerate(group):
-            y, x = top + 22*grouped + place//columns*height, place%columns*30
+            y, x = top + heading + place//columns*height, place%columns*30
             wall[y:y + 28, x:x + 28] -= images[i].reshape(28, 28)/max(images[i].max(), 1e-6)
-            if height == 40: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
+            if caption: ax.text(x + 14, y + 28, f'{truth[i]} as {said[i]}', fontsize=6, ha='center', va='top')
     ax.imshow(wall, cmap='gray', vmin=0, vmax=1, interpolation='nearest', aspect='auto')
     ax.set_axis_off()
     ax.set_title(f"{f'{title}: ' if title else ''}{len(wrong):,} of {len(truth):,} wrong", loc='left')

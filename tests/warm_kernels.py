@@ -7,7 +7,7 @@ from functools import cache
 
 from jupyter_client.provisioning import local_provisioner
 
-PRELOAD = ['ipykernel.kernelapp', 'torch', 'torch.utils.data', 'pandas', 'matplotlib.pyplot', 'scipy.stats', 'scipy.ndimage', 'sklearn.model_selection', 'warm_kernels']
+PRELOAD = ['ipykernel.kernelapp', 'torch', 'pandas', 'matplotlib.pyplot', 'scipy.stats', 'scipy.ndimage', 'sklearn.model_selection', 'warm_kernels']
 
 
 @cache
