@@ -330,7 +330,12 @@ def main(
         _stop('stopped', 130)
 
 # %% ../nbs/10_many_workers.ipynb #dc587d3d
-if __name__ == '__main__' and '__file__' in globals(): main() # a notebook has no __file__
+if __name__ == '__main__' and '__file__' in globals(): # a notebook has no __file__
+    status = 0
+    try: main()
+    except SystemExit as e: status = e.code
+    for stream in (sys.stdout, sys.stderr): stream.flush()
+    os._exit(status or 0) # while Python takes itself down, gloo's threads can still crash it (SIGABRT)
 
 # %% ../nbs/10_many_workers.ipynb #f8c06b27
 def torchrun_command(

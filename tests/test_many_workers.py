@@ -309,6 +309,16 @@ def test_no_gpu(capsys):
     assert "device 'cuda' cannot be used here; try 'cpu'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('words, status', [(['--epochs', '1'], 0), (['--help'], 0), (['--epochs', '0'], 2)])
+def test_a_worker_leaves_at_once(words, status):
+    "Without Python's own taking down, in which gloo's threads crashed one of some hundred workers of a run that was over."
+    code = ("import atexit, runpy, sys; atexit.register(print, 'taken down'); sys.argv[1:] = " + repr(words) +
+            "; runpy.run_module('mnist_sgd.many_workers', run_name='__main__')")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == status and 'taken down' not in done.stdout
+    assert ('epochs must be a whole number from 1' in done.stderr) if status else done.stdout
+
+
 def test_one_worker_without_torchrun(dl, valid_dl, capsys, tmp_path):
     main(['--epochs', '1', '--lr', '.5', '--bs', '512', '--json', str(tmp_path/'r.json')])
     model = make_model('linear')
