@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import Count, Device, Rate, batches, ensure, finite
+from .checks import Count, Device, Rate, batches, ensure, usable
 
 # %% ../nbs/07_learner_from_scratch.ipynb #731970e9
 MOMENTS = 'before_fit', 'before_epoch', 'before_batch', 'after_batch', 'after_epoch', 'after_fit'
@@ -76,10 +76,7 @@ class Learner:
         self.preds = self.model(self.xb)
         self.loss = self.loss_func(self.preds, self.yb)
         if self.training:
-            finite(self.loss, self.place)
-            if not self.loss.requires_grad:
-                raise ValueError("the loss has no gradient: call requires_grad_() on the parameters")
-            self.loss.backward()
+            usable(self.loss, self.place).backward()
             self.opt.step()
             self.opt.zero_grad()
         else: self.measured = [self.measure(metric) for metric in self.metrics]

@@ -311,7 +311,7 @@ def test_no_gpu(capsys):
 
 @pytest.mark.parametrize('words, status', [(['--epochs', '1'], 0), (['--help'], 0), (['--epochs', '0'], 2)])
 def test_a_worker_leaves_at_once(words, status):
-    "Without Python's own taking down, in which gloo's threads crashed one of some hundred workers of a run that was over."
+    "Python is not taken down first: gloo's threads can crash it meanwhile, when the work is done."
     code = ("import atexit, runpy, sys; atexit.register(print, 'taken down'); sys.argv[1:] = " + repr(words) +
             "; runpy.run_module('mnist_sgd.many_workers', run_name='__main__')")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
