@@ -7,6 +7,7 @@ __all__ = ['NPZ', 'IDX_MD5', 'write_file', 'pack_mnist', 'sample_files', 'mnist_
 
 # %% ../nbs/95_storage.ipynb #cdae9d78
 import hashlib
+import io
 import os
 import shutil
 import zipfile
@@ -29,14 +30,17 @@ NPZ = Path(str(files('mnist_sgd')/'mnist.npz')) # all of MNIST, inside the packa
 # %% ../nbs/95_storage.ipynb #ab3c727b
 def _unpack(npz, names, convert=np.asarray):
     "The arrays `names` of a packed MNIST, each passed through `convert`."
-    def read(name):
-        array = packed[name]
+    def look(name, content):
+        array = np.lib.format.read_array(io.BytesIO(content))
         shape = () if name.endswith('_labels') else (28, 28)
         if array.dtype != np.uint8 or not array.size or array.shape[1:] != shape:
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
-        return convert(array)
+        return array
     try:
-        with np.load(npz) as packed, ThreadPoolExecutor() as pool: return list(pool.map(read, names))
+        with np.load(npz) as packed, ThreadPoolExecutor() as pool:
+            contents = pool.map(packed.zip.read, [f'{name}.npy' for name in names])
+            arrays = map(look, names, contents) # not in the pool: NumPy parses a header with `ast`, which Python 3.11 cannot do in two threads
+            return list(pool.map(convert, arrays))
     except (FileNotFoundError, PermissionError) as e:
         raise ValueError(f"cannot read {npz} ({e.strerror}); name a file made by pack_mnist") from e
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:

@@ -1,5 +1,5 @@
 "The file of all images, the folder that is written from it, and files that are whole or not there."
-import hashlib, multiprocessing, os, struct, subprocess, sys, time
+import ast, hashlib, multiprocessing, os, struct, subprocess, sys, threading, time
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mnist_sgd import storage
 from mnist_sgd.data import load_digit
-from mnist_sgd.storage import IDX_MD5, NPZ, mnist_sample, pack_mnist, sample_files, write_file
+from mnist_sgd.storage import IDX_MD5, NPZ, _load, mnist_sample, pack_mnist, sample_files, write_file
 
 SHA256 = 'db5a26d8b243852c2f29791fca2c2c89efa72afebf5f44bbf50dc6a37d409847'
 
@@ -46,6 +46,17 @@ def sample(tmp_path_factory): return mnist_sample(tmp_path_factory.mktemp('cache
 
 def test_npz_holds_the_published_mnist(idx_dir):
     assert {name: md5(idx_dir/name) for name in IDX_MD5} == IDX_MD5
+
+
+def test_headers_are_parsed_in_one_thread(monkeypatch):
+    "Python 3.11 can fail in `ast` when two threads parse: SystemError: AST constructor recursion depth mismatch."
+    threads, literal_eval = set(), ast.literal_eval
+    def noting(text):
+        threads.add(threading.current_thread())
+        return literal_eval(text)
+    monkeypatch.setattr(ast, 'literal_eval', noting)
+    _load(range(10), 'valid', torch.uint8, NPZ)
+    assert threads == {threading.current_thread()}
 
 
 def test_npz_is_the_one_that_was_packed():
