@@ -200,6 +200,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mnist_sgd.misprints': { 'mnist_sgd.misprints.Misprint': ('misprints.html#misprint', 'mnist_sgd/misprints.py'),
                                      'mnist_sgd.misprints.Misprint.__post_init__': ( 'misprints.html#misprint.__post_init__',
                                                                                      'mnist_sgd/misprints.py'),
+                                     'mnist_sgd.misprints.Misprint.right': ('misprints.html#misprint.right', 'mnist_sgd/misprints.py'),
+                                     'mnist_sgd.misprints.Misprint.wrong': ('misprints.html#misprint.wrong', 'mnist_sgd/misprints.py'),
                                      'mnist_sgd.misprints._data': ('misprints.html#_data', 'mnist_sgd/misprints.py'),
                                      'mnist_sgd.misprints.notes_names': ('misprints.html#notes_names', 'mnist_sgd/misprints.py'),
                                      'mnist_sgd.misprints.run_cell': ('misprints.html#run_cell', 'mnist_sgd/misprints.py')},

@@ -3,7 +3,9 @@ import ast
 from collections import Counter
 
 import pytest
+import torch
 
+from mnist_sgd.manual_sgd import rolling_speed
 from mnist_sgd.misprints import MISPRINTS, SLASHES, Misprint, notes_names, run_cell
 
 IDS = [f'line {m.line}: {m.says}' for m in MISPRINTS]
@@ -71,6 +73,35 @@ def test_library_refuses_the_same_mistake_or_gets_it_right(line, gives):
 def test_no_other_misprint_names_the_library(): assert sum(bool(m.library) for m in MISPRINTS) == 4
 
 
+def test_without_b_times_t_no_training_makes_line_62_fit():
+    "The best parabola whose lowest point stays at time 0 is more than twenty times as bad as the best of all."
+    time, speed = rolling_speed()
+    errors = []
+    for second in (torch.full((20,), 6.), time):
+        columns = torch.stack([time**2, second, torch.ones(20)], 1)
+        fit = columns@torch.linalg.lstsq(columns, speed[:, None], driver='gelsd').solution
+        errors.append((fit.flatten() - speed).square().mean())
+    assert errors[0] > 20*errors[1]
+
+
+def test_a_misprint_tells_both_cells_in_one_text():
+    m = Misprint(1, 'NameError', '2', 'One letter.', '''
+  n = 1
+- m + 1
++ if n:
++     n += 1
++ n''')
+    assert (m.wrong, m.right) == ('n = 1\nm + 1', 'n = 1\nif n:\n    n += 1\nn')
+    assert [m.line for m in MISPRINTS] == sorted(m.line for m in MISPRINTS)
+    for m in MISPRINTS: assert {line[:2] for line in m.diff.splitlines() if line} <= {'- ', '+ ', '  '}
+
+
+def test_in_line_236_the_images_of_the_last_batch_count_for_more():
+    names = notes_names()
+    assert agrees(run_cell('train_epoch(linear1, lr, params)\nvalidate_epoch(linear1)', names), '0.6884')
+    assert agrees(run_cell('round(batch_accuracy(linear1(valid_x), valid_y).item(), 4)', names), '0.6869')
+
+
 @pytest.fixture(scope='module')
 def slashed(): return {line: run_cell(code, notes_names()) for line, code in SLASHES.items()}
 
@@ -104,7 +135,7 @@ def test_run_cell_and_misprint_refuse_other_things():
     with pytest.raises(TypeError, match='needs a str and a dict, got NoneType and dict'): run_cell(None, {})
     with pytest.raises(TypeError, match='needs a str and a dict, got str and list'): run_cell('1', [])
     with pytest.raises(ValueError, match="noticed_by must be 'interpreter', 'shape' or 'number', got 'me'"):
-        Misprint(1, 'a', 'b', 'c', 'd', 'e', 'me')
+        Misprint(1, 'a', 'b', 'c', '- d', 'me')
 
 
 def test_names_are_made_anew_each_time():
