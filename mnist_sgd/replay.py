@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Count, Whole, checked
+from .checks import Count, Float, Whole, checked
 
 # %% ../nbs/91_replay.ipynb #896a9aff
 @checked
@@ -36,13 +36,13 @@ def draws_used(
     return places[0].item()
 
 # %% ../nbs/91_replay.ipynb #64869f53
+@checked
 def skip_draws(
-    n:int, # how many draws of 32 bits to pass over
+    n:Whole, # how many draws of 32 bits to pass over
     seed:int=42, # where the stream begins
     kept:int=None, # how many of them come before a `torch.randn(1)`, the other half of which is kept
 ):
     "Seed torch's global generator and wind it `n` draws forward. Raises ValueError if it cannot."
-    if n < 0: raise ValueError(f"skip_draws cannot go back: n must be 0 or more, got {n}")
     torch.manual_seed(seed)
     if kept is not None:
         if not 0 <= kept <= n - 4: # randn(1) takes four draws
@@ -63,23 +63,11 @@ def _predictions_along(x, seed, n):
     pattern[..., :8] = x.reshape(images, size//16, 2, 8).transpose(1, 2)
     return F.conv1d(normals, pattern.view(images, 2, size)[..., :-8])
 
-# %% ../nbs/91_replay.ipynb #d046cfd3
-@checked
-def find_weights(
-    x:Tensor, # (n, 784) inputs as floats, 3 or more; other widths must be multiples of 16
-    printed, # n predictions that were printed for them: x @ torch.randn(784, 1) + bias
-    seed:Whole=42, # where the stream begins
-    limit:Count=1_000_000, # how many places to try
-    tolerance:float=1e-3, # how far each prediction may be off, once the bias is fitted
-)->list: # pairs (draws before the weights, bias), the best first; empty if no place fits
-    "Where in the stream a linear model's weights begin. Raises ValueError, TypeError: no floats."
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance must be a positive number, got {tolerance}")
-    if not torch.is_tensor(x) or not x.is_floating_point():
-        got = x.dtype if torch.is_tensor(x) else type(x).__name__
-        raise TypeError(f"x must be a tensor of floats, got {got}")
+# %% ../nbs/91_replay.ipynb #ac97e18d
+def _evidence(x, printed):
+    "At most 16 inputs and what was printed for them. Raises ValueError if places would fit by chance."
     printed = torch.as_tensor(printed, dtype=torch.float32).flatten()
-    if x.ndim != 2 or not x.shape[1] or x.shape[1]%16:
+    if x.shape[1]%16:
         raise ValueError(f"x must be (n, 784), or of another multiple of 16, got {tuple(x.shape)}")
     if len(x) != len(printed) or len(x) < 3:
         raise ValueError("find_weights needs three or more inputs and a prediction for each, got "
@@ -89,7 +77,22 @@ def find_weights(
     x, printed = x[:16], printed[:16] # more would only take more memory
     if len(x.unique(dim=0)) < 3:
         raise ValueError("fewer than three of the first 16 inputs differ: places would fit by chance")
-    predictions = _predictions_along(x.float(), seed, limit)
+    return x.float(), printed
+
+# %% ../nbs/91_replay.ipynb #d046cfd3
+@checked
+def find_weights(
+    x:Float[Tensor, 'n k'], # (n, 784) inputs, 3 or more; other widths must be multiples of 16
+    printed, # n predictions that were printed for them: x @ torch.randn(784, 1) + bias
+    seed:Whole=42, # where the stream begins
+    limit:Count=1_000_000, # how many places to try
+    tolerance:float=1e-3, # how far each prediction may be off, once the bias is fitted
+)->list: # pairs (draws before the weights, bias), the best first; empty if no place fits
+    "Where in the stream a linear model's weights begin. Raises ValueError, TypeError: no floats."
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a positive number, got {tolerance}")
+    x, printed = _evidence(x, printed)
+    predictions = _predictions_along(x, seed, limit)
     bias = (printed[:, None] - predictions).mean(0)
     misfit = (predictions + bias - printed[:, None]).abs().amax(0)
     places = (misfit < tolerance).nonzero().flatten().tolist()

@@ -1,5 +1,6 @@
 "Where the notes' random numbers came from, and every number that they print."
 import json, re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 import ledger
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.linear_model import init_params, label_pair, linear1
+from mnist_sgd.linear_model import batch_accuracy, init_params, label_pair, linear1, train_epoch, validate_epoch
+from mnist_sgd.manual_sgd import apply_step, f, mse
 from mnist_sgd.replay import KEPT, STATES, draws_used, find_weights, replay_state, skip_draws
 from mnist_sgd.run import NOTES, STAGES
 
@@ -102,7 +104,7 @@ def test_skip_draws(n):
     expected = torch.randn(784)
     skip_draws(n)
     torch.testing.assert_close(torch.randn(784), expected)
-    with pytest.raises(ValueError, match='n must be 0 or more, got -1'): skip_draws(-1)
+    with pytest.raises(ValueError, match='^skip_draws: n must be a whole number from 0, got -1$'): skip_draws(-1)
 
 
 @pytest.mark.parametrize('kept, n', [(0, 4), (5, 9), (1620, 4269)])
@@ -188,21 +190,21 @@ def test_other_numbers_of_weights_are_found_too():
 @pytest.mark.parametrize('x, printed, kwargs, error, message', [
     (torch.rand(2, 784), [1., 2.], {}, ValueError, 'three or more .* got 2 and 2; with fewer'),
     (torch.rand(4, 784), [1., 2., 3.], {}, ValueError, 'a prediction for each, got 4 and 3'),
-    (torch.rand(3, 28, 28), [1., 2., 3.], {}, ValueError, r'x must be \(n, 784\).*got \(3, 28, 28\)'),
+    (torch.rand(3, 28, 28), [1., 2., 3.], {}, ValueError, r'^find_weights: x must have the shape \(n, k\), got float32 \(3, 28, 28\)$'),
     (torch.rand(3, 100), [1., 2., 3.], {}, ValueError, r'multiple of 16, got \(3, 100\)'),
-    (torch.rand(3, 0), [1., 2., 3.], {}, ValueError, r'got \(3, 0\)'),
+    (torch.rand(3, 0), [1., 2., 3.], {}, ValueError, r'^find_weights: x is empty, \(3, 0\)'),
     (torch.rand(3, 784)/0, [1., 2., 3.], {}, ValueError, 'must be finite'),
     (torch.rand(3, 784), [1., 2., float('nan')], {}, ValueError, 'must be finite'),
     (torch.ones(3, 784), [1., 1., 1.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
     (torch.eye(784)[[0, 0, 1]], [1., 1., 2.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
     (torch.eye(784)[[0]*16 + [1, 2]], [1.]*16 + [2., 3.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
-    (torch.rand(3, 784).numpy(), [1., 2., 3.], {}, TypeError, 'must be a tensor of floats, got ndarray'),
+    (torch.rand(3, 784).numpy(), [1., 2., 3.], {}, TypeError, '^find_weights: x must be a tensor, got ndarray$'),
     (torch.rand(3, 784), [1., 2., 3.], {'tolerance': 0}, ValueError, 'tolerance must be a positive number, got 0'),
     (torch.rand(3, 784), [1., 2., 3.], {'tolerance': float('nan')}, ValueError, 'tolerance must be a positive number'),
     (torch.rand(3, 784), [1., 2., 3.], {'seed': 1.5}, ValueError, 'seed must be a whole number from 0, got 1.5'),
     (torch.rand(3, 784), [1., 2., 3.], {'limit': 0}, ValueError, 'limit must be a whole number from 1, got 0'),
-    (torch.ones(3, 784, dtype=torch.uint8), [1., 2., 3.], {}, TypeError, 'must be a tensor of floats, got torch.uint8'),
-    ([[.5]*784]*3, [1., 2., 3.], {}, TypeError, 'must be a tensor of floats, got list')])
+    (torch.ones(3, 784, dtype=torch.uint8), [1., 2., 3.], {}, TypeError, r'^find_weights: x must be floats, got uint8 \(3, 784\); .*call \.float\(\)'),
+    ([[.5]*784]*3, [1., 2., 3.], {}, TypeError, '^find_weights: x must be a tensor, got list$')])
 def test_find_weights_says_what_it_needs(x, printed, kwargs, error, message):
     with pytest.raises(error, match=message): find_weights(x, printed, **kwargs)
 
@@ -238,6 +240,49 @@ def test_the_whole_chain_from_the_seed_to_the_second_run(dl):
     torch.testing.assert_close(linear1(dl.x[:4], *second).flatten(), printed, rtol=0, atol=5e-5)
 
 
+def test_the_run_of_most_readers_is_found_and_gives_their_numbers(train, dl, valid_dl):
+    from fastai.data.load import DataLoader
+    assert find_weights(dl.x[:4], [-2.1876, -8.3973, 2.5, -4.9473]) == [(832, -.9257)]
+    torch.manual_seed(42)
+    torch.randn(20), torch.randn(3)
+    init_params((784, 1)), init_params(1)
+    for small in (range(15), range(26)): assert draws_used(lambda: list(DataLoader(small, batch_size=5, shuffle=True))) == 2
+    walks(2, torch.utils.data.DataLoader(range(15)))
+    weights, bias = init_params((784, 1)), init_params(1)
+    skip_draws(832)
+    torch.testing.assert_close((init_params((784, 1)), init_params(1)), (weights, bias), rtol=0, atol=0)
+    model = partial(linear1, weights=weights, bias=bias)
+    accuracies = [validate_epoch(model, valid_dl)]
+    for _ in range(3):
+        train_epoch(model, dl, [weights, bias], lr=1.)
+        accuracies.append(validate_epoch(model, valid_dl))
+    assert accuracies == pytest.approx([.5264, .6664, .8266, .89], abs=1.1e-4)
+
+
+def test_the_parabola_of_the_chapter():
+    torch.manual_seed(42)
+    time = torch.arange(20).float()
+    speed = 3*torch.randn(20) + .75*(time - 9.5)**2 + 1
+    params = torch.randn(3).requires_grad_()
+    loss = mse(f(time, params), speed)
+    loss.backward()
+    assert loss.item() == pytest.approx(25823.8086)
+    assert params.grad.tolist() == pytest.approx([-53195.8594, -3419.7146, -253.8908])
+    apply_step(params, time, speed)
+    losses = [mse(apply_step(params, time, speed).detach(), speed).item() for _ in range(10)]
+    assert (losses[0], losses[-1]) == (pytest.approx(5435.5366), pytest.approx(676.9537))
+
+
+def test_the_first_predictions_of_the_chapter_and_its_linear_before_training(dl, valid_dl):
+    torch.manual_seed(42)
+    torch.randn(20), torch.randn(3)
+    preds = linear1(dl.x, init_params((784, 1)), init_params(1))
+    torch.testing.assert_close(preds[:2].flatten(), torch.tensor([20.2336, 17.0644]), rtol=0, atol=6e-5)
+    assert batch_accuracy(preds, dl.y).item() == pytest.approx(.4912068545818329, abs=1e-7)
+    replay_state('basic_optim')
+    assert validate_epoch(nn.Linear(784, 1), valid_dl) == pytest.approx(.4157, abs=4e-4)
+
+
 def test_the_accuracy_of_line_143_compares_each_with_each(dl):
     replay_state('first_predictions')
     for _ in range(2): weights, bias = init_params((784, 1)), init_params(1)
@@ -255,6 +300,7 @@ def test_basic_optim_gives_the_numbers_that_the_chapter_prints(dl, valid_dl):
     opt = BasicOptim(model.parameters(), lr=1.)
     history = train_model(model, dl, valid_dl, opt, 20, progress=False)
     assert history['accuracy'] == pytest.approx(REFERENCES['basic_optim'], abs=1.1e-4)
+    assert max(abs(a - b) for a, b in zip(history['accuracy'], NOTES['fastai_sgd'])) > .01 # those under the notes' BasicOptim
 
 
 @pytest.mark.parametrize('step, make_model, epochs, lr', [
