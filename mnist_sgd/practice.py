@@ -7,192 +7,149 @@ __all__ = ['EDITION', 'Verdict', 'grade', 'Task', 'tasks', 'practice_copy', 'wal
            'write_copies', 'score', 'score_table', 'main']
 
 # %% ../nbs/93_practice.ipynb #406de041
-import argparse, ast, difflib, dis, html, inspect, json, math, re, shlex, traceback
+import argparse, ast, difflib, dis, html, inspect, json, math, os, re, shlex, traceback
+from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
+from itertools import count
 from numbers import Real
 from pathlib import Path
 
+# %% ../nbs/93_practice.ipynb #75a1564d
 EDITION = 2 # of the course, in the metadata of each copy
 
-# %% ../nbs/93_practice.ipynb #75a1564d
 @dataclass(frozen=True, repr=False)
 class Verdict:
     "What became of a guess, a function or a repair. A notebook shows it below the cell."
     status:str # 'right', 'wrong' or 'open'
     lines:tuple # what to tell the learner, a text each; code stands between backticks
 
-    def __repr__(self): return '\n'.join([f'{self.status}:', *self.lines])
+    def __repr__(self): return '\n'.join([f'{self.status}:', *self.lines]) # what the score reads
 
     def _repr_html_(self):
         colour, word = {'right': ('#2e7d32', 'Right.'), 'wrong': ('#c2410c', 'Not right.'),
                         'open': ('#757575', 'Still open.')}[self.status]
-        lines = [re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(line)) for line in self.lines]
-        return (f'<div style="border-left: 4px solid {colour}; padding: .2em .8em">'
-                f'<b style="color: {colour}">{word}</b> {"<br>".join(lines)}</div>')
+        text = re.sub('`([^`]+)`', r'<code>\1</code>', '<br>'.join(map(html.escape, self.lines)))
+        return f'<div style="border-left: 4px solid {colour}; padding: .2em .8em"><b style="color: {colour}">{word}</b> {text}</div>'
 
 # %% ../nbs/93_practice.ipynb #cabb4136
-def _plain(x):
-    "A value in Python's own numbers, texts, tuples and lists. Raises TypeError for what is none."
+def _plain(x): # a value in Python's own numbers, texts, tuples and lists
     if isinstance(x, BaseException): return type(x).__name__
     if isinstance(x, type): return x.__name__
     if x is None or isinstance(x, (str, bool)): return x
-    if isinstance(x, Real):
-        try: number = float(x)
-        except OverflowError: return math.inf # a whole number that no float can hold
-        return x if isinstance(x, int) else number
-    if isinstance(x, tuple): return tuple(map(_plain, x))
-    if isinstance(x, list): return list(map(_plain, x))
+    if isinstance(x, int): return x if x.bit_length() < 1024 else math.inf # no float can hold it
+    if isinstance(x, Real): return float(x)
+    if isinstance(x, (tuple, list)): return (tuple if isinstance(x, tuple) else list)(map(_plain, x))
     if type(x).__name__.lower().endswith('dtype'): return str(x).removeprefix('torch.')
-    if hasattr(x, 'tolist') and math.prod(x.shape) < 1000: return _plain(x.tolist())
+    if hasattr(x, 'tolist') and math.prod(x.shape) < 1000: return _plain(x.tolist()) # a larger one is a slip, not a guess
     raise TypeError(f"a {type(x).__name__} cannot be guessed: no number, text, list or small tensor")
 
-# %% ../nbs/93_practice.ipynb #800646ab
-_KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text",
-          tuple: "a list or tuple", list: "a list or tuple",
-          type(None): "the name of an exception, or None"}
+_KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text", tuple: "a list or tuple",
+          list: "a list or tuple", type(None): "the name of an exception, or None"}
 
-# %% ../nbs/93_practice.ipynb #2209a99b
-def _same(guess, truth, within):
-    "Whether two plain values are the same, numbers up to `within`."
+def _same(guess, truth, within): # two plain values: whole numbers exactly, others up to `within` and a millionth of themselves
     if isinstance(truth, (tuple, list)):
-        return (isinstance(guess, (tuple, list)) and len(guess) == len(truth)
-                and all(_same(g, t, within) for g,t in zip(guess, truth)))
-    if isinstance(truth, str) and isinstance(guess, str):
-        return guess.strip().lower() == truth.strip().lower()
-    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (guess, truth))
-    if not numbers: return guess is truth
+        return isinstance(guess, (tuple, list)) and len(guess) == len(truth) and all(_same(g, t, within) for g,t in zip(guess, truth))
+    if isinstance(truth, str) and isinstance(guess, str): return guess.strip().lower() == truth.strip().lower()
+    if not {type(guess), type(truth)} <= {int, float}: return guess is truth
     if math.isnan(truth): return math.isnan(guess)
-    rounding = 0 if isinstance(guess, int) and isinstance(truth, int) else 1e-6
+    rounding = 0 if type(guess) is type(truth) is int else 1e-6
     return math.isclose(guess, truth, rel_tol=rounding, abs_tol=within*(1 + 1e-9))
 
-# %% ../nbs/93_practice.ipynb #e9e09d21
-def _code(text, most=200):
-    "The beginning of a text, to stand between backticks; a backtick in it would end the code."
-    return text[:most].replace('`', "'")
+def _code(text, most=200): return text[:most].replace('`', "'") # to stand between backticks
 
-# %% ../nbs/93_practice.ipynb #2b61c0a2
-def _short(plain, digits=6):
-    "A plain value as text that fits on a line."
-    if isinstance(plain, float): text = f'{plain:.{digits}g}'
-    elif isinstance(plain, list): text = f"[{', '.join(_short(x, digits) for x in plain)}]"
-    elif isinstance(plain, tuple):
-        text = ', '.join(_short(x, digits) for x in plain)
-        text = f'({text},)' if len(plain) == 1 else f'({text})'
-    else: text = repr(plain)
-    return _code(text)
+def _short(plain, digits=6): # a plain value as text that fits on a line
+    if isinstance(plain, float): return f'{plain:.{digits}g}'
+    if not isinstance(plain, (tuple, list)): return _code(repr(plain))
+    text = ', '.join(_short(x, digits) for x in plain)
+    return _code(f'[{text}]' if isinstance(plain, list) else f'({text},)' if len(plain) == 1 else f'({text})')
 
-# %% ../nbs/93_practice.ipynb #4feb135f
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
     within:float=0., # how far from the truth a right number may be
 )->Verdict: # 'right' or 'wrong' with both values, or 'open', which reveals nothing
     "Compare a guess with the true value. Raises ValueError: `within` below 0, TypeError: odd truth."
-    if not isinstance(within, Real) or not 0 <= within < math.inf:
-        raise ValueError(f"within must be a number from 0, got {within!r}")
-    if guess is ...:
-        return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
-    true = _plain(truth)
+    if not isinstance(within, Real) or not 0 <= within < math.inf: raise ValueError(f"within must be a number from 0, got {within!r}")
+    if guess is ...: return Verdict('open', ("Put your guess in place of the dots and run the cell again.",))
+    true, may_raise = _plain(truth), truth is None or isinstance(truth, BaseException)
     try: mine = _plain(guess)
     except Exception: mine = ... # no guess but an object, whose methods may fail
-    if truth is None or isinstance(truth, BaseException):
-        kind, fits = _KINDS[type(None)], mine is None or isinstance(mine, str)
-        if mine == 'None': mine = None
-    else: kind, fits = _KINDS[type(true)], _KINDS.get(type(mine)) == _KINDS[type(true)]
-    if not fits:
+    if may_raise and mine == 'None': mine = None
+    kind = _KINDS[type(None if may_raise else true)]
+    if _KINDS.get(type(mine)) != kind and not (may_raise and isinstance(mine, str)):
         return Verdict('wrong', (f"The answer is {kind}. The true value stays hidden: guess again.",))
     right = _same(mine, true, within)
     digits = 6 if right or _short(mine) != _short(true) else 17
     values = f"Your guess: `{_short(mine, digits)}`. The true value: `{_short(true, digits)}`."
     return Verdict('right' if right else 'wrong', (values, "The reason is below."))
 
-# %% ../nbs/93_practice.ipynb #565f502a
-def _text(lines):
-    "A text of a notebook file, which may hold it as a list of lines."
-    return lines if isinstance(lines, str) else ''.join(lines)
-
 # %% ../nbs/93_practice.ipynb #1b7edf72
-def _parts(cell):
-    "The names of the `#|` lines on top of a code cell, and the code below them."
-    lines, names = _text(cell['source']).splitlines(), []
-    while lines and lines[0].startswith('#|'): names += re.findall(r'\w+', lines.pop(0))[:1]
-    return names, '\n'.join(lines).strip()
+# What a copy asks is found from the structure of the walk's notebook. A question is the last paragraph of a text and begins with
+# **Predict.**; the value of the next cell's last line answers it, and the first paragraph of the next text is its reason. Names
+# stand in the metadata of code cells, below the key `mnist_sgd`: `question`, that of the question above; `tests`, the exported
+# function or class that the cell tests (`write`, a list of its methods, if not all are to be written); `mend`, a misprint's line of
+# the notes, such as '84.2' for the second of line 84.
+_PREDICT = '**Predict.**'
 
-def _paragraphs(cell): return re.split(r'\n\s*\n', _text(cell['source']).strip())
+def _parts(cell): # the names of the `#|` lines on top of a cell, and the text below them
+    source = ''.join(cell['source']) # it may be a list of lines
+    top, text = re.fullmatch(r'((?:#\|[^\n]*\n?)*)(.*)', source, re.DOTALL).groups()
+    return re.findall(r'^#\|\W*(\w+)', top, re.MULTILINE), text.strip()
 
+def _paragraphs(cell): return re.split(r'\n\s*\n', _parts(cell)[1])
 def _settings(cell): return cell.get('metadata', {}).get('mnist_sgd', {})
+def _refuse(cell, why): raise ValueError(why + ', in the cell that begins with: ' + _parts(cell)[1].partition('\n')[0])
 
-# %% ../nbs/93_practice.ipynb #70ac46a8
+def _defined(cell): # the public function or class that is the last statement of an exported cell, or ''
+    directives, code = _parts(cell)
+    name = getattr(ast.parse(code).body[-1], 'name', '') if 'export' in directives and code else ''
+    return '' if name.startswith('_') else name
+
 @dataclass(frozen=True)
 class Task:
     "Something that a practice copy asks for."
     kind:str # 'predict', 'write' or 'mend'
     name:str # of the question, of the function, or the misprint's line of the notes
-    ask:str='' # the question
+    ask:str='' # the question, or what to do
     within:float=0. # how far from the true number a right guess may be
 
     def call(self): # text that no other cell has
         "How its cell in a practice copy calls for a verdict."
-        return {'predict': f"check('{self.name}'", 'write': f'%%tests {self.name}\n',
-                'mend': f'%%mend {self.name}\n'}[self.kind]
+        return {'predict': f"check('{self.name}'", 'write': f'%%tests {self.name}\n', 'mend': f'%%mend {self.name}\n'}[self.kind]
 
-# %% ../nbs/93_practice.ipynb #c50e82e7
-_PREDICT = '**Predict.**'
-
-def _question(cell):
-    "The question at the end of a text, or ''."
-    last = _paragraphs(cell)[-1] if cell['cell_type'] == 'markdown' else ''
+def _question(cell): # at the end of a text, or ''
+    *before, last = _paragraphs(cell) if cell['cell_type'] == 'markdown' else ['']
+    if any(p.startswith(_PREDICT) for p in before): _refuse(cell, "a question must be the last paragraph")
     return ' '.join(last.removeprefix(_PREDICT).split()) if last.startswith(_PREDICT) else ''
 
-def _within(ask):
-    "How far from the true number a right guess may be, in the words of a question."
-    found = re.search(r', (?:to|within) (\d[\d,]*\.?\d*|\.\d+)[?.)]+(?=\s|$)', ask)
-    return float(found[1].replace(',', '')) if found else 0.
+def _to_answer(cells, i): # the question above cell `i`; ', to 0.01' or ', within 3' at the end of a sentence is how far off a guess may be
+    cell, name, ask = cells[i], _settings(cells[i])['question'], _question(cells[i - 1]) if i else ''
+    if not ask: _refuse(cell, f"{name!r} needs a paragraph above it that begins with {_PREDICT}")
+    reason = next((_paragraphs(c)[0] for c in cells[i:] if c['cell_type'] == 'markdown'), '#')
+    if reason.startswith(('#', _PREDICT)): _refuse(cell, "a question needs its reason, as the first paragraph of the next text")
+    within = re.search(r', (?:to|within) (\d[\d,]*\.?\d*|\.\d+)[?.)]+(?=\s|$)', ask)
+    return Task('predict', name, ask, float(within[1].replace(',', '')) if within else 0.)
 
-# %% ../nbs/93_practice.ipynb #a1defd02
-def _defined(cell):
-    "The name of the public function or class that is the last statement of an exported cell, or ''."
-    directives, code = _parts(cell)
-    if cell['cell_type'] != 'code' or 'export' not in directives or not code: return ''
-    name = getattr(ast.parse(code).body[-1], 'name', '')
-    return '' if name.startswith('_') else name
-
-# %% ../nbs/93_practice.ipynb #a2ce11d3
-def _cell_tasks(cells):
-    "For each cell the tasks that it sets, by their kind. Raises ValueError for a cell that lacks something."
-    def refuse(cell, why):
-        first = _parts(cell)[1].partition('\n')[0]
-        raise ValueError(f"{why}, in the cell that begins with: {first}")
-    found, seen, functions = [], set(), {_defined(cell) for cell in cells}
-    for above,cell,below in zip([None, *cells], cells, [*cells[1:], None]):
-        settings, todo = _settings(cell), {}
-        if cell['cell_type'] == 'markdown':
-            if any(p.startswith(_PREDICT) for p in _paragraphs(cell)[:-1]):
-                refuse(cell, "a question must be the last paragraph")
-            if _question(cell) and not (below and _settings(below).get('question')):
-                refuse(below or cell, "a question needs a name, in the metadata of the cell below it")
-        if 'question' in settings:
-            ask = _question(above) if above else ''
-            if not ask: refuse(cell, f"{settings['question']!r} needs a paragraph above it that begins with {_PREDICT}")
-            texts = [c for c in cells[len(found):] if c['cell_type'] == 'markdown']
-            if not texts or _paragraphs(texts[0])[0].startswith(('#', _PREDICT)):
-                refuse(cell, "a question needs its reason, as the first paragraph of the next text")
-            todo['predict'] = Task('predict', settings['question'], ask, _within(ask))
-        if 'tests' in settings:
-            if settings['tests'] not in functions:
-                refuse(cell, f"{settings['tests']!r} must be the last statement of a cell that is exported")
-            todo['write'] = Task('write', settings['tests'])
-        if 'mend' in settings: todo['mend'] = Task('mend', settings['mend'])
-        for task in todo.values():
-            if not re.fullmatch(r'[\w.]+', task.name): refuse(cell, f"{task.name!r} is no name")
-            if task.name in seen: refuse(cell, f"two tasks have the name {task.name!r}")
+def _cell_tasks(cells): # for each cell the tasks that it sets, by their kind
+    found, seen, functions = [], set(), set(map(_defined, cells))
+    for i,cell in enumerate(cells):
+        todo, settings, below = {}, _settings(cell), (cells[i + 1:] or [cell])[0]
+        if _question(cell) and not _settings(below).get('question'):
+            _refuse(below, "a question needs a name, in the metadata of the cell below it")
+        if 'question' in settings: todo['predict'] = _to_answer(cells, i)
+        if 'tests' in settings: todo['write'] = Task('write', name := settings['tests'], f'write {name}')
+        if 'mend' in settings: todo['mend'] = Task('mend', line := settings['mend'], f"mend line {line.partition('.')[0]} of the notes")
+        for kind,task in todo.items():
+            if kind == 'write' and task.name not in functions:
+                _refuse(cell, f"{task.name!r} must be the last statement of a cell that is exported")
+            if not re.fullmatch(r'[\w.]+', task.name): _refuse(cell, f"{task.name!r} is no name")
+            if task.name in seen: _refuse(cell, f"two tasks have the name {task.name!r}")
             seen.add(task.name)
         found.append(todo)
     return found
 
-# %% ../nbs/93_practice.ipynb #db1dc32d
 def tasks(
     nb:dict, # a notebook of the walk, as JSON
 )->list: # of `Task`, in their order
@@ -200,159 +157,111 @@ def tasks(
     return [task for todo in _cell_tasks(nb['cells']) for task in todo.values()]
 
 # %% ../nbs/93_practice.ipynb #e4e038c4
-def _replace(code, first, last, new):
-    "The code with the statements from `first` to `last` replaced, and comments behind them."
+_HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells from top to bottom.
+
+- **Question**: put your guess in place of `...` and run the cell. It says whether you are right. With the dots it gives nothing
+  away. The reason is folded below: open it when you have answered. A shape is a tuple, such as `(5, 28)`, with a single axis
+  `(5,)`. A word is a text, such as `'up'`. An exception is its name, such as `'ValueError'`.
+- **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it. They say what does not hold
+  yet. If you skip it, run the tests all the same: they put the library's own function in its place.
+- **Mend this**: a line from the notes that this course grew from, as it stands there. Put it right. It runs by itself, with the
+  names that the notes had defined up to there, not with yours.
+
+If you come back to a question later, run all cells above it first (in the menu *Run*), for names change their meaning on the way.
+The code of some cells is folded, because it is not the lesson. Open it if you are curious.
+
+Save the notebook. Then `mnist_sgd_practice --score .` in its folder counts what you have done. Nothing leaves your machine."""
+
+def _replace(code, first, last, new): # statements, and the comment behind them unless the whole function is on that line
     lines = code.encode().splitlines(keepends=True) # ast counts bytes
-    begin = lines[first.lineno - 1][:first.col_offset]
-    lines[first.lineno - 1:last.end_lineno] = [begin + new.encode() + b'\n']
+    before, behind = lines[first.lineno - 1][:first.col_offset], lines[last.end_lineno - 1][last.end_col_offset:]
+    lines[first.lineno - 1:last.end_lineno] = [before + new.encode() + (behind if before.strip() else b'\n')]
     return b''.join(lines).decode().rstrip('\n')
 
-# %% ../nbs/93_practice.ipynb #c9efc4ce
-def _to_predict(task, code):
-    "A cell that asks for a guess before it shows the value of its last line."
+def _to_predict(task, code): # a cell that asks for a guess before it shows the value of its last line
     last = ast.parse(code).body[-1]
     if not isinstance(last, ast.Expr): raise ValueError(f"{task.name}: the last line is no expression")
     value = ast.get_source_segment(code, last.value)
     if isinstance(last.value, ast.Tuple): value = f'({value})'
     return f"guess = ...\n\n{_replace(code, last, last, f'{task.call()}, guess, {value})')}"
 
-# %% ../nbs/93_practice.ipynb #f890bb02
-def _to_write(code, methods):
-    "The code with the body of its function, or of these methods of its class, replaced by `...`."
+def _to_write(code, methods): # the code without the body of its function, or of these methods of its class
     defined = ast.parse(code).body[-1]
-    functions = [defined]
-    if isinstance(defined, ast.ClassDef):
-        own = [f for f in defined.body if isinstance(f, ast.FunctionDef)]
-        functions = [f for f in own if (f.name in methods if methods else f.name != '__init__')]
+    own = [f for f in defined.body if isinstance(f, ast.FunctionDef)] if isinstance(defined, ast.ClassDef) else [defined]
+    functions = [f for f in own if (f.name in methods if methods else f.name != '__init__')]
     if not functions or methods and {f.name for f in functions} != set(methods):
         raise ValueError(f"{defined.name} has no methods {', '.join(methods) or 'but __init__'} to write")
     for f in reversed(functions): # from below, so that the positions above stay true
-        body = f.body[1:] if ast.get_docstring(f) is not None else f.body
-        one_line = f.lineno == f.end_lineno # the comment behind it says what it returns
-        comment = code.encode().splitlines()[f.end_lineno - 1][f.end_col_offset:].decode() if one_line else ''
-        if body: code = _replace(code, body[0], body[-1], '...' + comment)
+        body = f.body if ast.get_docstring(f) is None else f.body[1:]
+        if body: code = _replace(code, body[0], body[-1], '...')
     return code
 
-# %% ../nbs/93_practice.ipynb #461fa478
-def _misprint(line):
-    "The misprint of a line of the notes, such as '25', or '84.2' for the second of line 84."
+def _misprint(line): # of the notes, and its cell as it stands, with what its repair has below the end to show the result
     from mnist_sgd.misprints import MISPRINTS
     number, _, which = line.partition('.')
-    found = [m for m in MISPRINTS if str(m.line) == number]
-    try: return found[int(which or 1) - 1]
+    try: misprint = [m for m in MISPRINTS if str(m.line) == number][int(which or 1) - 1]
     except (IndexError, ValueError): raise ValueError(f"the notes have no misprint {line!r}") from None
-
-# %% ../nbs/93_practice.ipynb #594425ac
-def _to_mend(misprint):
-    "The cell of a misprint as it stands, and what its repair has below the end to show the result."
     wrong, right = misprint.wrong.splitlines(), misprint.right.splitlines()
     # the last difference is: lines `a` to `b` of wrong are lines `c` to `d` of right
     *_, (_, a, b, c, d) = difflib.SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
-    return '\n'.join(wrong + right[c + b - a:d])
+    return misprint, '\n'.join(wrong + right[c + b - a:d])
 
-# %% ../nbs/93_practice.ipynb #0f0dc107
-_HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells from top to bottom.
-
-- **Question**: put your guess in place of `...` and run the cell. It says whether you are right. As long as you leave the
-  dots, it gives nothing away. The reason is folded below: open it when you have answered. A shape is a tuple, such as
-  `(5, 28)`, with a single axis `(5,)`. A word is a text, such as `'up'`. An exception is its name, such as `'ValueError'`.
-- **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it. They say what does
-  not hold yet. If you skip it, run the tests all the same: they put the library's own function in its place.
-- **Mend this**: a line from the notes that this course grew from, as it stands there. Put it right. It runs by itself, with
-  the names that the notes had defined up to there, not with yours.
-
-If you come back to a question later, run all cells above it first (in the menu *Run*), for names change their meaning on
-the way. The code of some cells is folded, because it is not the lesson. Open it if you are curious.
-
-Save the notebook. Then `mnist_sgd_practice --score .` in its folder counts what you have done. Nothing leaves your machine."""
-
-# %% ../nbs/93_practice.ipynb #e89b72fc
-def _cell(kind, id, source, **metadata):
-    "A notebook's cell."
+def _cell(kind, id, source, **metadata): # of a notebook
     cell = {'cell_type': kind, 'id': id, 'metadata': metadata, 'source': source}
     return cell if kind == 'markdown' else cell | {'execution_count': None, 'outputs': []}
 
-# %% ../nbs/93_practice.ipynb #32215a91
-def _folded(id, paragraphs):
-    "Cells with a text, its first paragraph folded."
-    answer, *rest = paragraphs
-    summary = "<summary>Read on when you are done</summary>"
-    folded = _cell('markdown', id, f"<details>{summary}\n\n{answer}\n\n</details>")
-    return [folded, _cell('markdown', f'{id}-rest', '\n\n'.join(rest))] if rest else [folded]
-
-# %% ../nbs/93_practice.ipynb #e94a5738
-def _is_test(statement):
-    "Whether a statement is an assert, or a call of one of the functions test_eq, test_close, assert_close, …"
+def _is_test(statement): # an assert, or a call of one of the functions test_eq, test_close, assert_close, …
     call = statement.value if isinstance(statement, ast.Expr) else None
     name = getattr(call.func, 'id', getattr(call.func, 'attr', '')) if isinstance(call, ast.Call) else ''
     return isinstance(statement, ast.Assert) or name.startswith(('test_', 'assert'))
 
-# %% ../nbs/93_practice.ipynb #d81281fe
-def _predict_cells(task, code, number):
-    "A question, and the cell for the guess."
-    return [_cell('markdown', f'{task.name}-ask', f'**Question {number}.** {task.ask}'),
-            _cell('code', task.name, _to_predict(task, code))]
+def _text_cells(cell, is_reason): # a text without its question, nor links to appendices, which have no copy; a reason is folded
+    id, texts = cell['id'], [re.sub(r'\[([^]]*)\]\(9\d_\w+\.ipynb\)', r'\1', p) for p in _paragraphs(cell)]
+    if _question(cell): texts.pop()
+    fold = "<details><summary>Read on when you are done</summary>\n\n{}\n\n</details>"
+    folded = [_cell('markdown', id, fold.format(texts.pop(0)))] if is_reason else []
+    return folded + ([_cell('markdown', f'{id}-rest' if folded else id, '\n\n'.join(texts))] if texts else [])
 
-# %% ../nbs/93_practice.ipynb #f3a7a788
-def _write_cells(id, name, code, methods):
-    "A function to write."
-    return [_cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name}`.'),
-            _cell('code', id, _to_write(code, methods))]
-
-# %% ../nbs/93_practice.ipynb #d739c5e4
-def _mend_cells(task):
-    "A misprint of the notes, to be mended."
-    misprint = _misprint(task.name)
+def _mend_cells(task): # a misprint of the notes
+    (misprint, code), id = _misprint(task.name), f"mend-{task.name.replace('.', '-')}"
     if not misprint.asks: raise ValueError(f"the misprint {task.name} needs `asks`: what should it give?")
-    raises = misprint.noticed_by == 'interpreter'
-    how = "Run it and read the message" if raises else "It runs, but it is wrong"
-    id = f"mend-{task.name.replace('.', '-')}"
-    return [_cell('markdown', f'{id}-ask',
-                  f"**Mend this.** Line {misprint.line} of the notes should give {misprint.asks}. {how}."),
-            _cell('code', id, task.call() + _to_mend(misprint))]
+    how = "Run it and read the message" if misprint.noticed_by == 'interpreter' else "It runs, but it is wrong"
+    ask = f"**Mend this.** Line {misprint.line} of the notes should give {misprint.asks}. {how}."
+    return [_cell('markdown', f'{id}-ask', ask), _cell('code', id, task.call() + code)]
 
-# %% ../nbs/93_practice.ipynb #a91810c1
+def _code_cells(cell, todo, methods, numbers): # what stands in the place of a code cell
+    (directives, code), name, id = _parts(cell), _defined(cell), cell['id']
+    mend = _mend_cells(todo['mend']) if 'mend' in todo else []
+    if task := todo.get('predict'):
+        ask = _cell('markdown', f'{task.name}-ask', f'**Question {next(numbers)}.** {task.ask}')
+        return [ask, _cell('code', task.name, _to_predict(task, code)), *mend]
+    if task := todo.get('write'): return [_cell('code', f'tests-{task.name}', task.call() + code), *mend]
+    if name in methods: # a misprint comes first, since the mended line may stand in the cell
+        ask = _cell('markdown', f'{id}-ask', f'**Your turn.** Write `{name}`.')
+        return [*mend, ask, _cell('code', id, _to_write(code, methods[name]))]
+    if not code or 'hide' in directives or all(map(_is_test, ast.parse(code).body)): return mend
+    return [*mend, _cell('code', id, code, **{k: v for k,v in cell['metadata'].items() if k in ('tags', 'jupyter')})]
+
 def practice_copy(
     nb:dict, # a notebook of the walk, as JSON
     name:str, # its name, such as '00_data'
 )->dict: # a notebook without outputs, the same for the same source
     "The practice copy of a notebook of the walk. Raises ValueError for a cell that it cannot follow."
-    cells, number, after_question = [], 0, False
+    cells, numbers, is_reason = [], count(1), False
     methods = {s['tests']: s.get('write', []) for s in map(_settings, nb['cells']) if 'tests' in s}
     for cell,todo in zip(nb['cells'], _cell_tasks(nb['cells'])):
-        id = cell['id']
-        if cell['cell_type'] == 'markdown':
-            # appendices have no copy
-            paragraphs = [re.sub(r'\[([^]]*)\]\(9\d_\w+\.ipynb\)', r'\1', p) for p in _paragraphs(cell)]
-            if _question(cell): paragraphs.pop()
-            if after_question: cells += _folded(id, paragraphs)
-            elif paragraphs: cells.append(_cell('markdown', id, '\n\n'.join(paragraphs)))
-            after_question = False
-            continue
-        directives, code = _parts(cell)
-        mend = _mend_cells(todo['mend']) if 'mend' in todo else []
-        if 'predict' in todo:
-            number, after_question = number + 1, True
-            cells += _predict_cells(todo['predict'], code, number) + mend
-        elif 'write' in todo:
-            cells += [_cell('code', f"tests-{todo['write'].name}", todo['write'].call() + code)] + mend
-        else:
-            cells += mend # above the cell, since the mended line may stand in it
-            if _defined(cell) in methods: cells += _write_cells(id, _defined(cell), code, methods[_defined(cell)])
-            elif code and 'hide' not in directives and not all(map(_is_test, ast.parse(code).body)):
-                folding = {key: value for key,value in cell.get('metadata', {}).items() if key in ('tags', 'jupyter')}
-                cells.append(_cell('code', id, code, **folding))
+        is_text = cell['cell_type'] == 'markdown'
+        cells += _text_cells(cell, is_reason) if is_text else _code_cells(cell, todo, methods, numbers)
+        is_reason = 'predict' in todo or is_reason and not is_text # the next text
     start = f"from mnist_sgd.practice import start\n\ncheck = start('{name}')"
     cells[1:1] = [_cell('markdown', 'how', _HOW), _cell('code', 'start', start)] # below the title
-    ids = [cell['id'] for cell in cells]
-    if len(set(ids)) < len(ids): raise ValueError(f"{name} has two cells of one name")
-    return {'cells': cells, 'nbformat': 4, 'nbformat_minor': 5, 'metadata': {
-        'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'},
-        'mnist_sgd': {'practice': name, 'edition': EDITION}}}
+    if len({cell['id'] for cell in cells}) < len(cells): raise ValueError(f"{name} has two cells of one name")
+    kernel = {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}
+    return {'cells': cells, 'nbformat': 4, 'nbformat_minor': 5,
+            'metadata': {'kernelspec': kernel, 'mnist_sgd': {'practice': name, 'edition': EDITION}}}
 
-# %% ../nbs/93_practice.ipynb #cbc94fd9
-def walk(
-)->dict: # {'00_data': Path, …}, in their order
+# %% ../nbs/93_practice.ipynb #6832f95b
+def walk()->dict: # {'00_data': Path, …}, in their order
     "The notebooks of the walk. Raises ValueError if they are not installed."
     package = Path(str(files('mnist_sgd')))
     for folder in (package/'nbs', package.parent/'nbs'): # installed, or in the repository
@@ -360,24 +269,17 @@ def walk(
         if found: return found
     raise ValueError("the notebooks of the walk are missing; install mnist_sgd again")
 
-# %% ../nbs/93_practice.ipynb #e47475a9
-def _read(name):
-    "A notebook of the walk, as JSON."
-    path = walk().get(name)
-    if path is None: raise ValueError(f"{name!r} is no notebook of the walk; write the copies anew")
-    return json.loads(path.read_text(encoding='utf-8'))
+def _read(name): # a notebook of the walk, as JSON
+    if name in (paths := walk()): return json.loads(paths[name].read_text(encoding='utf-8'))
+    raise ValueError(f"{name!r} is no notebook of the walk; write the copies anew")
 
-# %% ../nbs/93_practice.ipynb #fc390d0f
-def _unwritten(mine):
-    "Whether the body of a function, or of a method of a class, does nothing."
+def _unwritten(mine): # does the body of a function, or of a method of a class, do nothing?
     def empty(): ...
     def steps(func): return [(i.opname, i.argval) for i in dis.get_instructions(func)]
-    functions = map(inspect.unwrap, vars(mine).values() if isinstance(mine, type) else [mine])
+    functions = map(inspect.unwrap, vars(mine).values() if isinstance(mine, type) else [mine]) # behind their decorators
     return any(steps(f) == steps(empty) for f in functions if inspect.isfunction(f))
 
-# %% ../nbs/93_practice.ipynb #21172e5c
-def _failures(code, names):
-    "Run tests one by one, and return for each that fails the comment above it and the error."
+def _failures(code, names): # of tests, run one by one: for each that fails the comment above it and the error
     failures, lines = [], code.splitlines()
     for statement in ast.parse(code).body:
         try: exec(compile(ast.Module([statement], []), 'tests', 'exec'), names)
@@ -389,7 +291,9 @@ def _failures(code, names):
             if not _is_test(statement): break # what follows needs it
     return failures
 
-# %% ../nbs/93_practice.ipynb #6832f95b
+_NO_ASSERT = ("This Python runs without `assert`, so no test can fail, and nothing is graded. Unset `PYTHONOPTIMIZE` "
+              "(and leave out `-O`), start Jupyter again, and run the cells again.")
+
 def try_function(
     name:str, # of the function or class
     code:str, # its tests, above each a comment that says what must hold
@@ -397,28 +301,20 @@ def try_function(
     reference, # the library's function or class
 )->Verdict: # 'right', 'wrong' with what does not hold, or 'open' if there is nothing to test
     "Test the function that a learner has written."
-    mine = names.get(name, reference)
+    mine, failures, goes_on = names.get(name, reference), ["not tested"], f"The notebook goes on with the library's `{name}`."
     # a function of the notebook that has the same name has another docstring, or none
     there = mine is not reference and inspect.unwrap(mine).__doc__ == inspect.unwrap(reference).__doc__
-    passed = False
     try:
-        failures = _failures(code, names) if there and __debug__ else []
-        passed = there and __debug__ and not failures
+        if there and __debug__: failures = _failures(code, names)
     finally: # also if the learner stops a function that never ends
-        if not passed: names[name] = reference
-    if passed:
-        return Verdict('right', (f"Your `{name}` passes its tests, and the notebook goes on with it.",))
-    _failures(code, names)
-    goes_on = f"The notebook goes on with the library's `{name}`."
-    if not __debug__:
-        return Verdict('open', ("This Python runs without `assert`, so no test can fail, and nothing is graded. Unset "
-                                "`PYTHONOPTIMIZE` (and leave out `-O`), start Jupyter again, and run the cells again.", goes_on))
-    if there and not _unwritten(mine):
-        return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
+        if failures: names[name] = reference
+    if not failures: return Verdict('right', (f"Your `{name}` passes its tests, and the notebook goes on with it.",))
+    _failures(code, names) # a later cell may need what the tests define
+    if not __debug__: return Verdict('open', (_NO_ASSERT, goes_on))
+    if there and not _unwritten(mine): return Verdict('wrong', ("This does not hold yet:", *failures, goes_on))
     write = "Write its body in place of the dots, run its cell, then this one."
     return Verdict('open', (f"There is no `{name}` of yours to test. {write}", goes_on))
 
-# %% ../nbs/93_practice.ipynb #85557197
 def try_repair(
     line:str, # line of the notes, such as '25', or '84.2' for its second misprint
     code:str, # the learner's cell
@@ -426,30 +322,25 @@ def try_repair(
     "Run a repair of a misprint. Raises ValueError if there is no such misprint."
     import torch
     from mnist_sgd.misprints import notes_names, run_cell
-    misprint = _misprint(line)
+    misprint, as_it_stands = _misprint(line)
     with torch.random.fork_rng(devices=[]): shown = run_cell(code, notes_names())
     gives = f"It gives `{_code(shown)}`." if shown else "Its last line shows nothing."
-    def value(text): return re.sub(r'grad_fn=<\w+>', 'grad_fn', text)
-    if code.split() == _to_mend(misprint).split():
-        return Verdict('open', ("So it stands in the notes.", gives))
+    def value(text): return re.sub(r'grad_fn=<\w+>', 'grad_fn', text) # there is more than one way to mend a line
+    if code.split() == as_it_stands.split(): return Verdict('open', ("So it stands in the notes.", gives))
     if value(shown) == value(misprint.gives): return Verdict('right', (gives, misprint.lesson))
-    keep = "It should give something else. Keep the last line, which shows it."
-    return Verdict('wrong', (gives, keep))
+    return Verdict('wrong', (gives, "It should give something else. Keep the last line, which shows it."))
 
-# %% ../nbs/93_practice.ipynb #b5ac01dd
 def start(
     name:str, # of the notebook of the walk, such as '00_data'
 ): # `check(name of the question, guess, true value)`, which returns a `Verdict`
     "What a practice copy needs: `%%tests`, `%%mend` and `check`. Raises ValueError outside notebooks."
     from IPython import get_ipython
-    shell = get_ipython()
-    if shell is None: raise ValueError("start belongs in a notebook: mnist_sgd_practice writes some")
-    questions = {task.name: task for task in tasks(_read(name)) if task.kind == 'predict'}
+    if (shell := get_ipython()) is None: raise ValueError("start belongs in a notebook: mnist_sgd_practice writes some")
+    within = {task.name: task.within for task in tasks(_read(name)) if task.kind == 'predict'}
     module = import_module('mnist_sgd.' + name.partition('_')[2])
     def check(question, guess, truth):
-        if question not in questions:
-            raise ValueError(f"{name} does not ask {question!r}; write the practice copies anew")
-        return grade(guess, truth, questions[question].within)
+        if question not in within: raise ValueError(f"{name} does not ask {question!r}; write the practice copies anew")
+        return grade(guess, truth, within[question])
     def tests(line, cell):
         if not hasattr(module, line): raise ValueError(f"%%tests needs a function, got {line!r}")
         return try_function(line, cell, shell.user_ns, getattr(module, line))
@@ -457,191 +348,132 @@ def start(
     shell.register_magic_function(try_repair, 'cell', 'mend')
     return check
 
-# %% ../nbs/93_practice.ipynb #8f304d64
-def _backup(path):
-    "Copy a file to the first free name of NAME.bak, NAME.bak2, …"
+# %% ../nbs/93_practice.ipynb #8ee72811
+def _backup(path): # copy a file to the first free name of NAME.bak, NAME.bak2, …
     from mnist_sgd.storage import write_file
-    number, backup = 1, path.with_name(f'{path.name}.bak')
-    while backup.exists() or backup.is_symlink():
-        number += 1
-        backup = path.with_name(f'{path.name}.bak{number}')
+    free = (path.with_name(f"{path.name}.bak{'' if n == 1 else n}") for n in count(1))
+    backup = next(path for path in free if not os.path.lexists(path))
     try: old = path.read_bytes()
-    except OSError as e:
-        raise ValueError(f"cannot keep {path} as a backup ({e.strerror}); it is left as it is") from e
+    except OSError as e: raise ValueError(f"cannot keep {path} as a backup ({e.strerror}); it is left as it is") from e
     write_file(backup, lambda f: f.write(old))
     return backup
 
-# %% ../nbs/93_practice.ipynb #8ee72811
 def write_copies(
     folder:Path, # where to; made if it is not there
     force:bool=False, # write anew what is there, and keep the old as NAME.ipynb.bak
-    say=None, # function that is called with each line, as soon as its notebook is done
+    say=lambda line: None, # function that is called with each line, as soon as its notebook is done
 )->list: # a line of text for each notebook
     "Write the practice copies that `folder` lacks. Raises ValueError where it cannot."
     from mnist_sgd.storage import write_file
     folder, said = Path(folder), []
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
-    if any(folder.resolve() == path.resolve().parent for path in walk().values()):
+    except OSError as e: raise ValueError(f"cannot make the folder {folder} ({e.strerror}); name another") from e
+    if folder.resolve() in {path.resolve().parent for path in walk().values()}:
         raise ValueError(f"{folder} holds the notebooks that copies are made from; name another folder")
-    for name in walk():
-        path = folder/f'{name}.ipynb'
-        old = path.exists() or path.is_symlink()
+    for path in [folder/f'{name}.ipynb' for name in walk()]:
+        old = os.path.lexists(path)
         if old and not force: said.append(f'{path.name}: is there already, left as it is')
         else:
-            text = json.dumps(practice_copy(_read(name), name), indent=1, ensure_ascii=False) + '\n'
-            backup = _backup(path) if old else None
+            text = json.dumps(practice_copy(_read(path.stem), path.stem), indent=1, ensure_ascii=False) + '\n'
+            kept = f', the old one is {_backup(path).name}' if old else ''
             write_file(path, lambda f: f.write(text.encode()))
-            said.append(f'{path.name}: written' + (f', the old one is {backup.name}' if backup else ''))
-        if say: say(said[-1])
+            said.append(f'{path.name}: written{kept}')
+        say(said[-1])
     return said
 
-# %% ../nbs/93_practice.ipynb #1a237fee
-_BEST_FIRST = ('right', 'wrong', 'open', 'stopped', '', 'gone') # '' is a cell that has not run
+# %% ../nbs/93_practice.ipynb #fca8310a
+_ANY = ('right', 'wrong', 'open', 'stopped', '', 'gone') # the best first; '' is a cell that has not run
+_COLUMNS = { # of the table, and what each counts
+    'asked': ('predict', _ANY), 'answered': ('predict', ('right', 'wrong')), 'right': ('predict', ('right',)),
+    'to write': ('write', _ANY), 'written': ('write', ('right',)), 'to mend': ('mend', _ANY), 'mended': ('mend', ('right',))}
 
-# %% ../nbs/93_practice.ipynb #a321a7c2
-def _verdict(cell):
-    "The first word of the verdict that a cell shows, 'stopped' after an error, or ''."
+def _verdict(cell): # the first word of what a cell shows, 'stopped' after an error, or ''
     for output in cell.get('outputs') or []:
         if output.get('output_type') == 'error': return 'stopped'
-        shown = _text((output.get('data') or {}).get('text/plain') or '')
-        found = re.match('(right|wrong|open):', shown)
-        if found: return found[1]
+        shown = ''.join((output.get('data') or {}).get('text/plain') or '')
+        if found := re.match('(right|wrong|open):', shown): return found[1]
     return ''
 
-# %% ../nbs/93_practice.ipynb #916bb71c
-def _verdicts(name, cells):
-    "{task: verdict} of a practice copy with these cells; what is no cell is passed over."
-    verdicts = {task: 'gone' for task in tasks(_read(name))}
+def _verdicts(name, cells): # {task: verdict} of a practice copy with these cells
+    verdicts = dict.fromkeys(tasks(_read(name)), 'gone')
     for cell in cells:
-        try:
-            source, verdict = _text(cell['source']).replace('"', "'"), _verdict(cell)
-        except (AttributeError, KeyError, TypeError): continue
+        try: source, verdict = ''.join(cell['source']).replace('"', "'"), _verdict(cell)
+        except (AttributeError, KeyError, TypeError): continue # it is no cell
         for task,before in verdicts.items():
-            if task.call() in source: verdicts[task] = min(before, verdict, key=_BEST_FIRST.index)
+            if task.call() in source: verdicts[task] = min(before, verdict, key=_ANY.index)
     return verdicts
 
-# %% ../nbs/93_practice.ipynb #95dc3e4e
-def _row(name, verdicts, notes):
-    "A row of the table, and what is left to do."
-    def count(kind, *wanted): return sum(t.kind == kind and v in wanted for t,v in verdicts.items())
-    def asked(kind): return sum(task.kind == kind for task in verdicts)
-    return {'notebook': name, 'asked': asked('predict'), 'answered': count('predict', 'right', 'wrong'),
-            'right': count('predict', 'right'), 'to write': asked('write'),
-            'written': count('write', 'right'),
-            'to mend': asked('mend'), 'mended': count('mend', 'right'),
-            'notes': ', '.join(notes), 'left': {t: v for t,v in verdicts.items() if v != 'right'},
-            'begun': bool(set(verdicts.values()) & {'right', 'wrong', 'open', 'stopped'})}
-
-# %% ../nbs/93_practice.ipynb #3c02e7ce
-def _is_old(nb):
-    "Whether a notebook with the name of one of the walk is a practice copy of the first edition."
+def _look(path): # what a file is a copy of, '' if of nothing, and its verdicts, {} if the first edition wrote it
+    nb = json.loads(path.read_text(encoding='utf-8-sig')) if path.is_file() else None # which raises TypeError
     settings = nb['metadata'].get('mnist_sgd', {})
-    if 'practice' in settings: return settings.get('edition') != EDITION
-    return any(re.search(r'^check\(["\']', _text(cell['source']), re.M) for cell in nb['cells'])
+    name = settings.get('practice', path.stem)
+    if name not in walk(): return '', {} # a notebook of the learner's own
+    verdicts = _verdicts(name, nb['cells'])
+    if 'practice' in settings: old = settings.get('edition') != EDITION
+    else: old = any(re.search(r'^check\(["\']', ''.join(cell['source']), re.MULTILINE) for cell in nb['cells'])
+    return ('', {}) if not old and set(verdicts.values()) == {'gone'} else (name, {} if old else verdicts)
 
-def _copies(folder):
-    "{name: [(file name, verdicts or None if it is old)]} of the copies in a folder, and the files that are none."
-    found, unreadable, names = {}, [], walk()
-    for path in sorted(folder.glob('*.ipynb')):
-        file = path.name.encode(errors='replace').decode() # a name may be no text
-        try:
-            nb = json.loads(path.read_text(encoding='utf-8-sig')) if path.is_file() else None
-            name = nb['metadata'].get('mnist_sgd', {}).get('practice', path.stem)
-            if name not in names: continue # a notebook of the learner's own
-            verdicts = _verdicts(name, nb['cells'])
-            if _is_old(nb): verdicts = None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            unreadable.append(file)
-            continue
-        if verdicts is None or set(verdicts.values()) != {'gone'}: found.setdefault(name, []).append((file, verdicts))
-    return found, unreadable
-
-# %% ../nbs/93_practice.ipynb #fca8310a
-_OLD = "written by the first edition; write a new copy with --force, which keeps this one"
+def _row(name, copies, damaged): # of the table, from the copies of a notebook, [(file, verdicts)]
+    copies = sorted(copies, key=lambda copy: (not copy[1], -Counter(copy[1].values())['right'])) # the best first, the old last
+    notes = [f'is called {file}' for file,_ in copies[:1] if file != f'{name}.ipynb']
+    notes += [f'{file} is another copy' for file,_ in copies[1:]]
+    if damaged: notes.append('cannot be read as a notebook')
+    elif not copies: notes.append('no copy in this folder')
+    if copies and not copies[0][1]: notes.append('written by the first edition; write a new copy with --force, which keeps this one')
+    verdicts = copies and copies[0][1] or dict.fromkeys(tasks(_read(name)), '')
+    found = Counter(verdicts.values())
+    notes += [f'{what}: {found[v]}' for v,what in (('gone', 'cells gone'), ('stopped', 'cells stopped by an error')) if found[v]]
+    counts = {column: sum(t.kind == kind and v in wanted for t,v in verdicts.items()) for column,(kind,wanted) in _COLUMNS.items()}
+    return {'notebook': name, **counts, 'notes': ', '.join(notes), 'left': {t: v for t,v in verdicts.items() if v != 'right'},
+            'begun': bool(found.keys() & {'right', 'wrong', 'open', 'stopped'})}
 
 def score(
     folder:Path, # with practice copies, saved by Jupyter
 )->list: # a dict for each notebook: counts by column, 'notes' on what is broken, 'begun', and 'left'
     "Count what is done in the practice copies of a folder. Raises ValueError if it has none."
-    folder = Path(folder)
+    folder, found, damaged = Path(folder), {name: [] for name in walk()}, set()
     if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name that of your copies")
-    found, unreadable = _copies(folder)
-    if not found and not any(Path(file).stem in walk() for file in unreadable):
+    for path in sorted(folder.glob('*.ipynb')):
+        try: name, verdicts = _look(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): damaged.add(path.stem)
+        else: found.get(name, []).append((path.name.encode(errors='replace').decode(), verdicts)) # a name may be no text
+    if not any(found.values()) and not damaged & found.keys():
         raise ValueError(f"there is no practice copy in {folder}; mnist_sgd_practice writes them")
-    rows = []
-    for name in walk():
-        copies = sorted(found.get(name, []), key=lambda copy: -list((copy[1] or {}).values()).count('right'))
-        copies.sort(key=lambda copy: copy[1] is None) # the old ones last
-        notes = [f'is called {file}' for file,_ in copies[:1] if file != f'{name}.ipynb']
-        notes += [f'{file} is another copy' for file,_ in copies[1:]]
-        if f'{name}.ipynb' in unreadable: notes.append('cannot be read as a notebook')
-        elif not copies: notes.append('no copy in this folder')
-        verdicts = copies[0][1] if copies else None
-        if copies and verdicts is None: notes.append(_OLD)
-        if verdicts is None: verdicts = {task: '' for task in tasks(_read(name))}
-        for verdict,what in (('gone', 'cells gone'), ('stopped', 'cells stopped by an error')):
-            number = list(verdicts.values()).count(verdict)
-            if number: notes.append(f'{what}: {number}')
-        rows.append(_row(name, verdicts, notes))
-    return rows
+    return [_row(name, copies, name in damaged) for name,copies in found.items()]
 
-# %% ../nbs/93_practice.ipynb #cafeeb5e
 def score_table(
     rows:list, # what `score` returns
 )->str: # a few lines of text
     "The score as a table, and what to look at next."
-    columns = ('asked', 'answered', 'right', 'to write', 'written', 'to mend', 'mended')
     width = max(len(row['notebook']) for row in rows) + 2
-    def line(name, counts, notes=''):
-        return f"{name:{width}}{''.join(f'{c:>10}' for c in counts)}  {notes}".rstrip()
-    total = {column: sum(row[column] for row in rows) for column in columns}
-    lines = [line('notebook', columns),
-             *[line(row['notebook'], [row[c] for c in columns], row['notes']) for row in rows],
-             line('all', total.values())]
-    done = total['right'] + total['written'] + total['mended']
-    todo = total['asked'] + total['to write'] + total['to mend']
-    lines.append(f'\n{done} of {todo} done, {100*done//todo}%.')
-    unfinished = [row for row in rows if row['left']]
-    if unfinished:
-        row = next((row for row in unfinished if row['begun']), unfinished[0])
+    def line(row): return f"{row['notebook']:{width}}{''.join(f'{row[c]:>10}' for c in _COLUMNS)}  {row['notes']}".rstrip()
+    head = {c: c for c in ('notebook', *_COLUMNS)} | {'notes': ''}
+    total = {'notebook': 'all', 'notes': ''} | {c: sum(row[c] for row in rows) for c in _COLUMNS}
+    done, todo = (sum(total[c] for c in columns) for columns in (('right', 'written', 'mended'), ('asked', 'to write', 'to mend')))
+    lines = [*map(line, [head, *rows, total]), f'\n{done} of {todo} done, {100*done//todo}%.']
+    for row in sorted((row for row in rows if row['left']), key=lambda row: not row['begun'])[:1]:
         lines.append(f"Look at next, in {row['notebook']}:")
-        for task,verdict in list(row['left'].items())[:3]:
-            words = {'predict': task.ask, 'write': f'write {task.name}', 'mend': f"mend line {task.name.partition('.')[0]} of the notes"}
-            lines.append(f"  {words[task.kind]} ({verdict or 'not run yet'})")
+        lines += [f"  {task.ask} ({verdict or 'not run yet'})" for task,verdict in list(row['left'].items())[:3]]
     return '\n'.join(lines)
-
-# %% ../nbs/93_practice.ipynb #1d41fb62
-def _folder(text):
-    "A folder, for argparse."
-    if not text: raise argparse.ArgumentTypeError("must be a folder, got ''")
-    return Path(text)
-
-# %% ../nbs/93_practice.ipynb #06a4f6a5
-def _parser():
-    parser = argparse.ArgumentParser('mnist_sgd_practice', usage='%(prog)s [-h] [--force | --score] DEST',
-        description="Write practice copies of the notebooks of mnist_sgd, in which you predict before you "
-                    "run, into the folder DEST. A file that is there already is left as it is.")
-    parser.add_argument('folder', metavar='DEST', type=_folder, help=argparse.SUPPRESS)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument('--force', action='store_true',
-                       help="write all anew, and keep the old as NAME.ipynb.bak")
-    group.add_argument('--score', action='store_true',
-                       help="only count what is done in the copies, as they are saved")
-    return parser
 
 # %% ../nbs/93_practice.ipynb #b05f6dfe
 def main(
     args:list=None, # words of the command line; those of the process if None
 ):
     "The command `mnist_sgd_practice`. Exits with status 2 and one sentence if it cannot."
-    parser = _parser()
+    parser = argparse.ArgumentParser('mnist_sgd_practice', usage='%(prog)s [-h] [--force | --score] DEST',
+        description="Write practice copies of the notebooks of mnist_sgd, in which you predict before you "
+                    "run, into the folder DEST. A file that is there already is left as it is.")
+    parser.add_argument('folder', metavar='DEST', help=argparse.SUPPRESS)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--force', action='store_true', help="write all anew, and keep the old as NAME.ipynb.bak")
+    group.add_argument('--score', action='store_true', help="only count what is done in the copies, as they are saved")
     options = parser.parse_args(args)
+    if not options.folder: parser.error("argument DEST: must be a folder, got ''")
     try:
         if options.score: print(score_table(score(options.folder)))
         else:
             write_copies(options.folder, options.force, say=print)
-            print(f'Open them with: jupyter lab {shlex.quote(str(options.folder))}')
+            print(f'Open them with: jupyter lab {shlex.quote(options.folder)}')
     except (ValueError, OSError) as e: parser.exit(2, f'mnist_sgd_practice: {e}\n')
     except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_practice: stopped\n')

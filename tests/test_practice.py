@@ -173,6 +173,7 @@ def test_no_cell_of_a_copy_only_tests(name):
     (.43, .4333, .005), (math.inf, math.inf, 0), (math.nan, math.nan, 0), (True, torch.tensor(True), 0),
     ((2, 3), torch.Size([2, 3]), 0), ([2, 3], torch.zeros(2, 3).shape, 0), (torch.Size([2, 3]), (2, 3), 0),
     ([1.01, 2], torch.tensor([1., 2.]), .02), ([[1], [2]], torch.tensor([[1], [2]]), 0), ([], (), 0),
+    ([2, 3], (2, 3.), 0), ([6., 8., 20.], torch.tensor([6., 8., 20.]), 0), ([[1., 2.]], torch.tensor([[1., 2.]]), 0),
     ('Mean 3 ', 'mean 3', 0), (torch.uint8, torch.uint8, 0), ('uint8', torch.uint8, 0), (numpy.float32, torch.float32, 0),
     (numpy.dtype('float32'), torch.float32, 0), (.45, .43, .02), (Fraction(1, 2), .5, 0), ('None', None, 0), (10**400, 10**500, 0), (['a', True, 1], ['a', True, 1], 0),
     (ValueError, ValueError('no'), 0), ('ValueError', ValueError('no'), 0), (ValueError('other'), ValueError('no'), 0),
@@ -227,6 +228,11 @@ def test_values_that_differ_look_different(guess, truth):
     verdict = grade(guess, truth)
     shown = verdict.lines[0].split('`')
     assert verdict.status == 'wrong' and shown[1] != shown[3]
+
+
+def test_values_are_shown_briefly_and_as_python_writes_them():
+    assert '`(6131, 0.5, \'a\')`. The true value: `(1010,)`' in grade((6131, .5, 'a'), (1010,)).lines[0]
+    assert '`[1, 0.333333]`. The true value: `[]`' in grade([1, 1/3], []).lines[0]
 
 
 def test_open_guess_reveals_nothing():
@@ -350,6 +356,7 @@ def test_repairs_may_differ_from_ours():
     assert try_repair('84.2', step + 'with torch.no_grad(): params -= params.grad * lr\nparams').status == 'right'
     assert try_repair('84.2', step + 'params = params - params.grad * lr\nparams').status == 'wrong' # not a leaf any more
     assert try_repair('53', 'xt = tensor(3.).requires_grad_()\ndef f(x): return x*x\nf(xt)').status == 'right'
+    assert try_repair('25', '(a_3 - mean3).mean()').status == 'wrong'
     with pytest.raises(ValueError, match="no misprint '1'"): try_repair('1', '')
 
 
@@ -417,7 +424,7 @@ def test_a_question_and_its_reason():
 
 
 @pytest.mark.parametrize('ask, within', [
-    ('What is it, to 0.01?', .01), ('What is it, within 3.', 3), ('How many, within 1,000? Guess!', 1000), ('(What is it, to .05?)', .05),
+    ('What is it, to 0.01?', .01), ('What is it, within 3.', 3), ('How many are there, within 3. Guess!', 3), ('Within 1,000?', 0), ('How many, within 1,000?', 1000), ('How many, within 1,000? Guess!', 1000), ('(What is it, to .05?)', .05),
     ('A number from 0 to 1.', 0), ('Is it the same, to 6 decimals?', 0), ('Is it the same, to six decimals?', 0), ('Between 0 and 1, say to 1?', 0)])
 def test_a_tolerance_stands_at_the_end_of_a_sentence_behind_a_comma(ask, within):
     task, = tasks(cells((f'**Predict.** {ask}', None), ONE, WHY))
@@ -426,6 +433,8 @@ def test_a_tolerance_stands_at_the_end_of_a_sentence_behind_a_comma(ask, within)
 
 def test_a_function_in_one_line_keeps_the_comment_that_says_what_it_returns():
     assert copied(DOUBLE, TESTS)['c0']['source'] == 'def double(x): ... # twice x'
+    several = '#| export\ndef double(x):\n    y = x + x # the comment behind the last line would tell\n    return y # twice x'
+    assert copied((several, {}), TESTS)['c0']['source'] == 'def double(x):\n    ...'
 
 
 def test_all_methods_are_to_write_but_init_unless_some_are_named():
