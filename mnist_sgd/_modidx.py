@@ -206,7 +206,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mnist_sgd.misprints.notes_names': ('misprints.html#notes_names', 'mnist_sgd/misprints.py'),
                                      'mnist_sgd.misprints.run_cell': ('misprints.html#run_cell', 'mnist_sgd/misprints.py')},
             'mnist_sgd.neural_net': { 'mnist_sgd.neural_net.make_net': ('neural_net.html#make_net', 'mnist_sgd/neural_net.py'),
-                                      'mnist_sgd.neural_net.merge_linear': ('neural_net.html#merge_linear', 'mnist_sgd/neural_net.py'),
                                       'mnist_sgd.neural_net.relu': ('neural_net.html#relu', 'mnist_sgd/neural_net.py'),
                                       'mnist_sgd.neural_net.show_features': ('neural_net.html#show_features', 'mnist_sgd/neural_net.py'),
                                       'mnist_sgd.neural_net.simple_net': ('neural_net.html#simple_net', 'mnist_sgd/neural_net.py')},

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
 from mnist_sgd.linear_model import init_params, train_epoch, validate_epoch
-from mnist_sgd.neural_net import make_net, merge_linear, relu, show_features, simple_net
+from mnist_sgd.neural_net import make_net, relu, show_features, simple_net
 from mnist_sgd.replay import skip_draws
 
 
@@ -47,35 +48,18 @@ def test_scale_of_the_first_weights_decides(dl, valid_dl, one_thread):
     assert trained(784**-.5, 30**-.5) > trained(1, 1) + .01
 
 
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 2**31))
-def test_merged_layers_are_the_layers(sizes, biases, seed):
-    torch.manual_seed(seed)
-    layers = [nn.Linear(i, o, bias=bias, dtype=torch.float64) for i, o, bias in zip(sizes, sizes[1:], biases)]
-    x = torch.randn(4, sizes[0], dtype=torch.float64)
-    merged = merge_linear(*layers)
-    assert_close(merged(x), nn.Sequential(*layers)(x))
-    assert (merged.in_features, merged.out_features) == (sizes[0], sizes[-1])
-    assert all(p.requires_grad and p.is_leaf for p in merged.parameters())
+def test_no_line_gets_beyond_three_quarters_of_the_plane():
+    grid = torch.cartesian_prod(torch.linspace(-1, 1, 101), torch.linspace(-1, 1, 101))
+    angles = torch.linspace(0, 2*math.pi, 181)
+    votes = (grid@torch.stack([angles.cos(), angles.sin()]))[..., None] > torch.linspace(-1.4, 1.4, 57)
+    assert .65 < (votes == (grid.prod(1) < 0)[:, None, None]).float().mean(0).max() < .75
 
 
 def test_without_relu_it_is_a_linear_model(dl, valid_dl, one_thread):
     skip_draws(31312)
     flat = nn.Sequential(nn.Linear(784, 30), nn.Linear(30, 1))
     history = train_model(flat, dl, valid_dl, BasicOptim(flat.parameters(), .1), 40, progress=False)
-    merged = merge_linear(*flat)
-    assert sum(p.numel() for p in merged.parameters()) == 785
-    assert_close(merged(valid_dl.x), flat(valid_dl.x), rtol=1e-4, atol=1e-4)
     assert history['accuracy'][-1] == pytest.approx(.982826, abs=6e-4) # the bend is worth nothing here
-
-
-def test_merging_leaves_the_layers_alone():
-    layers = nn.Linear(3, 2), nn.Linear(2, 1)
-    before = [p.clone() for layer in layers for p in layer.parameters()]
-    merged = merge_linear(*layers)
-    with torch.no_grad(): merged.weight.zero_(), merged.bias.zero_()
-    alone = merge_linear(layers[0])
-    with torch.no_grad(): alone.weight.zero_()
-    assert_close([p for layer in layers for p in layer.parameters()], before)
 
 
 def test_net_draws_its_weights_in_order():
@@ -99,20 +83,18 @@ def test_features_are_drawn_on_one_scale():
 
 def test_refuses():
     w1, b1, w2, b2 = torch.ones(784, 30), torch.ones(30), torch.ones(30, 1), torch.ones(1)
-    with pytest.raises(ValueError, match=r'weights must have .* is \(2, 28\), got float32 \(784, 30\)'): simple_net(torch.ones(2, 28), w1, b1, w2, b2)
-    with pytest.raises(ValueError, match=r'is \(2, 30\), got float32 \(1, 30\); call weights.T'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
+    with pytest.raises(ValueError, match=r'w1 must have .* is \(2, 28\), got float32 \(784, 30\)'): simple_net(torch.ones(2, 28), w1, b1, w2, b2)
+    with pytest.raises(ValueError, match=r'w2 must have .*, got float32 \(1, 30\); call w2.T'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
+    for bad in ((w1, b1[:1], w2, b2), (w1, b1, w2, torch.ones(5))):
+        with pytest.raises(ValueError, match=r'^simple_net: b. must have the shape'): simple_net(torch.ones(2, 784), *bad)
     for sizes in ((), (784,)):
         with pytest.raises(ValueError, match='needs two sizes or more, such as 784, 30, 1'): make_net(*sizes)
     for sizes in ((784, 0, 1), (784, 3.5, 1), ((784, 30), 1), (784, '30', 1)):
         with pytest.raises(ValueError, match='each size must be a whole number from 1'): make_net(*sizes)
-    with pytest.raises(ValueError, match='needs a layer'): merge_linear()
-    with pytest.raises(TypeError, match='only nn.Linear can be merged, got ReLU'): merge_linear(*make_net(3, 2, 1))
-    with pytest.raises(ValueError, match='a layer with 2 outputs cannot feed one with 3 inputs'):
-        merge_linear(nn.Linear(3, 2), nn.Linear(3, 2))
-    with pytest.raises(ValueError, match='one dtype and be on one device'): merge_linear(nn.Linear(2, 2), nn.Linear(2, 1).double())
     for x in (torch.ones(2).long(), [1.], 3.):
-        with pytest.raises(TypeError, match='relu needs a tensor of floats, got'): relu(x)
-    with pytest.raises(TypeError, match='needs a tensor .*, got list'): show_features([1.])
-    with pytest.raises(ValueError, match='NaN or infinite'): show_features(torch.full((1, 784), torch.nan))
-    for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30), torch.ones(0, 784)):
-        with pytest.raises(ValueError, match=r'show_features needs weights \(n, 784\), n from 1'): show_features(weights)
+        with pytest.raises(TypeError, match='^relu: x must be '): relu(x)
+    with pytest.raises(TypeError, match='weights must be a tensor, got list'): show_features([1.])
+    with pytest.raises(ValueError, match='NaN'): show_features(torch.full((1, 784), torch.nan))
+    for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30)):
+        with pytest.raises(ValueError, match=r'show_features: weights must have the shape \(n, 784\)'): show_features(weights)
+    with pytest.raises(ValueError, match='weights is empty'): show_features(torch.ones(0, 784))
