@@ -242,7 +242,7 @@ def slow_cells(name, slow_too=False):
     If slow cells are wanted, those below the last task are left out all the same: no answer depends on them.
     """
     cells = SOURCES[name]['cells']
-    first = max(i for i, cell in enumerate(cells) if settings(cell)) if slow_too else 0
+    first = 1 + max(i for i, cell in enumerate(cells) if settings(cell)) if slow_too else 0
     slow = [cell for cell in cells[first:] if is_slow(cell)]
     return {cell['id'] for cell in slow} | {settings(cell)['question'] for cell in slow if 'question' in settings(cell)}
 
