@@ -9,7 +9,7 @@ __all__ = ['relu', 'simple_net', 'make_net', 'show_features']
 import torch
 from torch import Tensor, nn
 
-from .checks import Count, Float, NoNaN, checked, ensure
+from .checks import Count, Float, Shaped, checked, ensure
 from .data import show_images
 from .linear_model import linear1
 
@@ -24,12 +24,12 @@ def relu(
 # %% ../nbs/06_neural_net.ipynb #6d13715e
 @checked
 def simple_net(
-    xb:Float[Tensor, 'n k'], # inputs, one image or point a row
+    xb:Float[Tensor, '*batch k'], # inputs, one image or point a row
     w1:Float[Tensor, 'k hidden'], # one column for each hidden unit
     b1:Float[Tensor, 'hidden'],
     w2:Float[Tensor, 'hidden out'], # one column for each output; here (hidden, 1)
     b2:Float[Tensor, 'out'],
-)->Float[Tensor, 'n out']: # predictions: positive for target 1
+)->Float[Tensor, '*batch out']: # predictions: positive for target 1
     "A net of two linear layers with ReLU between."
     return linear1(relu(linear1(xb, w1, b1)), w2, b2)
 
@@ -39,20 +39,21 @@ def make_net(
 )->nn.Sequential: # linear layers with ReLU between them, none after the last
     "A net of linear layers and ReLU. Raises ValueError: fewer than two sizes, no whole number."
     if len(sizes) < 2: raise ValueError(f"make_net needs two sizes or more, such as 784, 30, 1, got {sizes}")
+    for size in sizes: ensure(Count, size, 'each size')
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:]):
-        layers += [nn.Linear(ensure(Count, inputs, 'each size'), ensure(Count, outputs, 'each size')), nn.ReLU()]
+    for inputs, outputs in zip(sizes, sizes[1:]): layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 # %% ../nbs/06_neural_net.ipynb #3258ba8e
 @checked
 def show_features(
-    weights:NoNaN[Tensor, 'n 784'], # one feature a row, such as the weight of an nn.Linear
+    weights:Shaped[Tensor, 'n 784'], # one feature a row, such as the weight of an nn.Linear
     titles=None, # one text for each feature
     title:str|None=None, # text above the whole figure
     ncols:Count=10, # pictures in a row
 ): # the matplotlib Figure
-    "Weights as pictures, blue above 0 and red below, on one scale."
+    "Weights as pictures, blue above 0 and red below, on one scale. Raises ValueError: NaN, infinity."
     weights = weights.detach().cpu().float()
+    if not weights.isfinite().all(): raise ValueError("show_features got NaN or infinite weights")
     limit = weights.abs().max().item() or 1. # all 0: white
     return show_images(weights.view(-1, 28, 28), ncols, titles, title, cmap='RdBu', vmin=-limit, vmax=limit)

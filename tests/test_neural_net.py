@@ -59,6 +59,10 @@ def test_without_relu_it_is_a_linear_model(dl, valid_dl, one_thread):
     skip_draws(31312)
     flat = nn.Sequential(nn.Linear(784, 30), nn.Linear(30, 1))
     history = train_model(flat, dl, valid_dl, BasicOptim(flat.parameters(), .1), 40, progress=False)
+    w1, b1, w2, b2 = flat.parameters()
+    weight, bias = w2@w1, w2@b1 + b2
+    assert weight.numel() + bias.numel() == 785
+    assert_close(F.linear(valid_dl.x, weight, bias), flat(valid_dl.x), rtol=1e-4, atol=1e-4)
     assert history['accuracy'][-1] == pytest.approx(.982826, abs=6e-4) # the bend is worth nothing here
 
 
@@ -69,6 +73,12 @@ def test_net_draws_its_weights_in_order():
     theirs = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
     assert str(ours) == str(theirs)
+
+
+def test_simple_net_takes_one_input_or_several_axes():
+    params = torch.rand(5, 4), torch.rand(4), torch.rand(4, 2), torch.rand(2)
+    x = torch.rand(3, 6, 5)
+    assert_close(simple_net(x, *params)[1, 2], simple_net(x[1, 2], *params))
 
 
 def test_features_are_drawn_on_one_scale():
@@ -94,7 +104,8 @@ def test_refuses():
     for x in (torch.ones(2).long(), [1.], 3.):
         with pytest.raises(TypeError, match='^relu: x must be '): relu(x)
     with pytest.raises(TypeError, match='weights must be a tensor, got list'): show_features([1.])
-    with pytest.raises(ValueError, match='NaN'): show_features(torch.full((1, 784), torch.nan))
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match='NaN or infinite'): show_features(torch.full((1, 784), value))
     for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30)):
         with pytest.raises(ValueError, match=r'show_features: weights must have the shape \(n, 784\)'): show_features(weights)
     with pytest.raises(ValueError, match='weights is empty'): show_features(torch.ones(0, 784))

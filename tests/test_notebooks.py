@@ -183,7 +183,7 @@ def test_each_figure_of_the_front_page_has_a_name_and_words_of_its_own(tmp_path)
     for name in ('climb', 'wall'): assert f'![the {name}](nbs/images/{name}.png)' in text
 
 
-# those in the second edition's form; 06 to 10 and 93 are still to come
+# those in the second edition's form; 07 to 10 are still to come
 SECOND = sorted(path.stem for path in NBS.glob('*.ipynb') if not path.stem.startswith(('07', '08', '09', '10')))
 
 
