@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['checked', 'ensure', 'finite', 'usable', 'learning', 'optim_params', 'batches', 'Binary', 'Classes', 'Learns', 'NoNaN',
-           'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Module', 'Loader', 'Loaders', 'Callbacks',
-           'Optimizer', 'Params']
+           'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Function', 'Module', 'Loader', 'Loaders',
+           'Callbacks', 'Optimizer', 'Params']
 
 # %% ../nbs/94_checks.ipynb #4cb70927
 import inspect
@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     Whole = int
     Device = str | torch.device | None
     Model = Callable[..., Any]
+    Function = Callable[..., Any]
     Module = nn.Module
     Loader = Iterable[Any]
     Loaders = Any
@@ -121,7 +122,7 @@ if TYPE_CHECKING:
     Optimizer = Any
 
 # %% ../nbs/94_checks.ipynb #6d2b9b84
-_all_ = ['Binary', 'Classes', 'Learns', 'NoNaN', 'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Module', 'Loader', 'Loaders',
+_all_ = ['Binary', 'Classes', 'Learns', 'NoNaN', 'Pixels', 'Rate', 'Count', 'Whole', 'Device', 'Model', 'Function', 'Module', 'Loader', 'Loaders',
          'Callbacks', 'Optimizer', 'Params']
 
 # %% ../nbs/94_checks.ipynb #eb7487bb
@@ -161,6 +162,12 @@ if not TYPE_CHECKING:
         "Anything that can be called with a batch."
         if callable(x): return x
         raise TypeError(f"{name} must be a model, a function or nn.Module, got {type(x).__name__}")
+
+    @_Kind
+    def Function(x, name):
+        "Anything that can be called."
+        if callable(x): return x
+        raise TypeError(f"{name} must be a function, got {type(x).__name__}")
 
     @_Kind
     def Module(x, name):

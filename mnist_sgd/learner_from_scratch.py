@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import Callbacks, Count, Device, Loaders, Model, Module, Optimizer, Rate, batches, checked, ensure, usable
+from .checks import Callbacks, Count, Device, Function, Loaders, Module, Optimizer, Rate, batches, checked, ensure, usable
 
 # %% ../nbs/07_learner_from_scratch.ipynb #c34b4fdc
 @checked
@@ -35,11 +35,12 @@ class Learner:
     def __init__(self,
         dls:Loaders, # two loaders of batches (xb, yb), to train and to validate on, or fastai's DataLoaders
         model:Module, # from inputs to predictions
-        loss_func:Model, # function of predictions and targets that returns a single number
-        opt_func:Model=BasicOptim, # function of parameters and learning rate that makes an optimiser
+        loss_func:Function, # function of predictions and targets that returns a single number
+        opt_func:Function=BasicOptim, # function of parameters and learning rate that makes an optimiser
         cbs:Callbacks=(), # objects with methods named after moments, which take the Learner
     ):
-        self.dls, self.model, self.loss_func, self.opt_func, self.cbs, self.opt = dls, model, loss_func, opt_func, cbs, None
+        self.dls, self.model, self.loss_func = dls, model, loss_func
+        self.opt_func, self.cbs, self.opt = opt_func, cbs, None
 
     def tell(self, moment):
         "Call each callback that has a method of this name."
@@ -120,7 +121,7 @@ class Metrics:
     def __init__(self,
         *metrics, # functions like loss_func, for people to read; each is logged under its own name
     ): # raises ValueError: two of one name; TypeError: no function
-        self.metrics = {getattr(metric, '__name__', type(metric).__name__): ensure(Model, metric, 'metrics') for metric in metrics}
+        self.metrics = {getattr(metric, '__name__', type(metric).__name__): ensure(Function, metric, 'metrics') for metric in metrics}
         if len(self.metrics) < len(metrics): raise ValueError(f"two metrics have the same name: {', '.join(self.metrics)}")
 
     def before_epoch(self, learn): self.batches = []
