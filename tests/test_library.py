@@ -1,8 +1,11 @@
 "What holds for the package as a whole: what an import costs, and which way imports point."
-import ast, subprocess, sys
-from itertools import combinations
+import ast, json, re, subprocess, sys
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
+from inspect import signature
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,3 +86,55 @@ def test_curves_of_a_figure_are_told_apart_by_all_eyes_and_without_colour(who):
     assert len(looks) >= 6 and len({str(look['linestyle']) for look in looks}) == len(looks)
     seen = [lab(look['color'], np.array(SEEN_BY[who])) for look in looks]
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 15
+
+
+PAGE = Path(__file__).parents[1]/'nbs'/'index.ipynb' # the front page
+
+
+def beside_the_book():
+    "The rows of the front page's two tables: [(name, module)] of what is called as in the book, and of the rest [(the book's call, ours, module)]."
+    text = '\n'.join(''.join(cell['source']) for cell in json.loads(PAGE.read_text(encoding='utf-8'))['cells'])
+    text = text.partition("### Beside the book's notebook")[2].partition('\n## ')[0]
+    rows = [[re.findall('`(.+?)`', column) for column in line.strip('| ').split(' | ')] for line in text.splitlines() if line.startswith('| `')]
+    return ([(name, module) for names, (module,) in (row for row in rows if len(row) == 2) for name in names],
+            [(book, ours, module) for (book,), (ours,), (module,) in (row for row in rows if len(row) == 3)])
+
+
+def test_what_is_called_as_in_the_book_can_be(valid):
+    import torch
+    from torch import nn, tensor
+    space = {}
+    for name, module in beside_the_book()[0]: space[name] = getattr(import_module(module), name)
+    assert sorted(space) == sorted(['mnist_distance', 'f', 'mse', 'init_params', 'sigmoid', 'mnist_loss', 'calc_grad', 'batch_accuracy', 'BasicOptim'])
+    mnist_distance, f, mse, init_params, sigmoid, mnist_loss, calc_grad, batch_accuracy, BasicOptim = space.values()
+    threes, sevens = valid
+    assert mnist_distance(threes, threes.mean(0)).shape == (1010,) and mnist_distance(threes[0], threes[0]) == 0
+    time, speed = torch.arange(0, 20).float(), 3*torch.randn(20) + .75*(torch.arange(0, 20) - 9.5)**2 + 1
+    params = torch.randn(3).requires_grad_()
+    assert mse(f(time, params), speed).requires_grad
+    weights, bias = init_params((28*28, 1)), init_params(1)
+    def linear1(xb): return xb@weights + bias # the book's, which looks up its weights
+    xb, yb = torch.cat([threes[:2], sevens[:2]]).view(-1, 28*28), tensor([1, 1, 0, 0]).unsqueeze(1)
+    calc_grad(xb, yb, linear1)
+    assert weights.grad.shape == (28*28, 1) and bias.grad.shape == (1,)
+    preds = linear1(xb)
+    assert 0 <= mnist_loss(preds, yb) <= 1 and 0 <= batch_accuracy(preds, yb) <= 1 and sigmoid(preds).shape == (4, 1)
+    assert 0 <= mnist_loss(tensor([.9, .4, .2]), tensor([1, 0, 1])) <= 1
+    model = nn.Linear(28*28, 1)
+    opt, before = BasicOptim(model.parameters(), 1.), model.weight.clone()
+    calc_grad(xb, yb, model)
+    opt.step()
+    opt.zero_grad()
+    assert not torch.equal(model.weight, before) and model.weight.grad is None
+
+
+def test_what_takes_more_than_in_the_book_is_called_as_the_front_page_says():
+    rows = beside_the_book()[1]
+    assert [book for book, _, _ in rows] == ['is_3(x)', 'apply_step(params, prn)', 'linear1(xb)', 'train_epoch(model, lr, params)',
+                                             'validate_epoch(model)', 'train_model(model, epochs)']
+    for book, ours, module in rows:
+        name, _, told = ours.rstrip(')').partition('(')
+        parameters = signature(getattr(import_module(module), name)).parameters
+        told, needed = told.split(', '), [p.name for p in parameters.values() if p.default is p.empty]
+        assert told == list(parameters)[:len(told)] and set(needed) <= set(told)
+        assert book.startswith(f'{name}(') and len(needed) > book.count(',') + 1
