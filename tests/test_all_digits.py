@@ -1,4 +1,7 @@
+import json
 import math
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +10,10 @@ from hypothesis import given, strategies as st
 from torch import nn, tensor
 from torch.testing import assert_close
 
-from mnist_sgd.all_digits import (Anneal, check_classes, confusion, cross_entropy, digit_accuracy, digit_loaders, load_all,
-                                  log_softmax, log_sum_exp, make_conv, mean_distances, plot_confusion, softmax)
+from mnist_sgd.all_digits import (Anneal, confusion, cross_entropy, digit_accuracy, digit_loaders, load_all, load_model, log_softmax,
+                                  log_sum_exp, make_conv, mean_distances, plot_confusion, save_model, scores, softmax)
 from mnist_sgd.data import load_digit
-from mnist_sgd.learner_from_scratch import Learner
+from mnist_sgd.learner_from_scratch import Learner, Metrics
 from mnist_sgd.linear_model import BatchLoader
 
 rows = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=10, max_size=10), min_size=1, max_size=5).map(tensor)
@@ -70,10 +73,11 @@ def test_convolutional_net_layer_by_layer():
 
 @pytest.mark.parametrize('function', [log_sum_exp, log_softmax, softmax])
 def test_refuses_what_are_no_scores(function):
-    for x, got in ((tensor([1, 2]), 'torch.int64'), ([1., 2.], 'list'), (None, 'NoneType')):
-        with pytest.raises(TypeError, match=f'^scores must be a tensor of floats, got {got}'): function(x)
-    for x in (torch.zeros(2, 0), tensor(1.)):
-        with pytest.raises(ValueError, match='^scores need at least one class'): function(x)
+    for x, got in ((tensor([1, 2]), r'floats, got int64 \(2,\)'), ([1., 2.], 'a tensor, got list'), (None, 'a tensor, got NoneType')):
+        with pytest.raises(TypeError, match=f'^{function.__name__}: x must be {got}'): function(x)
+    with pytest.raises(ValueError, match=r'x must have the shape \(\*batch, classes\), got float32 \(\)'): function(tensor(1.))
+    with pytest.raises(IndexError): function(torch.zeros(2, 0))
+    assert function(torch.zeros(0, 10)).shape[0] == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
@@ -110,9 +114,8 @@ def test_loaders_shuffle_what_is_for_training():
 
 
 def trained(model, epochs, lr, batch_size, opt_func=torch.optim.SGD):
-    learn = Learner(digit_loaders(batch_size), model, cross_entropy, opt_func, metrics=digit_accuracy, cbs=[Anneal()])
-    learn.fit(epochs, lr)
-    return learn.recorder.history['digit_accuracy'][-1]
+    learn = Learner(digit_loaders(batch_size), model, cross_entropy, opt_func, cbs=[Metrics(digit_accuracy), Anneal()])
+    return learn.fit(epochs, lr)['digit_accuracy'][-1]
 
 
 @pytest.mark.slow
@@ -128,36 +131,137 @@ def test_chart_of_a_confusion_matrix():
     assert [t.get_text() for t in ax.texts] == ['5', '1', '', '', '7', '2', '3', '', '']
     assert ax.images[0].get_array().tolist() == [[0, 1, 0], [0, 0, 2], [3, 0, 0]] and matrix[0, 0] == 5
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ('read as', 'digit', 'three')
+    shares = plot_confusion(tensor([[.5, .25], [0., 1.]]))
+    assert [t.get_text() for t in shares.texts] == ['0.5', '0.25', '', '1']
     plt.close(ax.figure)
+    plt.close(shares.figure)
 
 
 @pytest.mark.parametrize('preds, targets, error, message', [
     (torch.zeros(2, 3), tensor([0, 3]), ValueError, 'targets must be classes from 0 to 2, got 3; does the model have enough outputs'),
     (torch.zeros(2, 3), tensor([0, -1]), ValueError, 'targets must be classes from 0 to 2, got -1$'),
-    (torch.zeros(2, 3), tensor([0]), ValueError, r'preds must be \(n, classes\) and targets \(n,\), got \(2, 3\) and \(1,\)'),
-    (torch.zeros(2, 3), tensor([[0], [1]]), ValueError, r'got \(2, 3\) and \(2, 1\)'),
-    (torch.zeros(2), tensor([0, 1]), ValueError, r'got \(2,\) and \(2,\)'),
-    (torch.zeros(0, 3), tensor([], dtype=torch.int64), ValueError, r'no image or no class: preds are \(0, 3\)'),
-    (torch.zeros(1, 0), tensor([0]), ValueError, r'no image or no class: preds are \(1, 0\)'),
-    (tensor([[0., math.nan], [1., 0.]]), tensor([0, 0]), ValueError, 'the predictions are NaN: try a learning rate'),
-    (torch.zeros(2, 3), tensor([0., 1.]), TypeError, 'targets must be int64, the index of the class, got torch.float32; call .long'),
-    (torch.zeros(2, 3).long(), tensor([0, 1]), TypeError, 'preds must be floats, got torch.int64'),
+    (torch.zeros(2, 3), tensor([0]), ValueError, r'targets must have the shape \(n,\), where preds \(n, classes\) is \(2, 3\), got int64 \(1,\)'),
+    (torch.zeros(2, 3), tensor([[0], [1]]), ValueError, r'targets must have .*got int64 \(2, 1\); call targets.squeeze\(1\)'),
+    (torch.zeros(2), tensor([0, 1]), ValueError, r'preds must have the shape \(n, classes\), got float32 \(2,\)'),
+    (torch.zeros(0, 3), tensor([], dtype=torch.int64), ValueError, r'preds is empty, \(0, 3\)'),
+    (torch.zeros(1, 0), tensor([0]), ValueError, r'preds is empty, \(1, 0\)'),
+    (tensor([[0., math.nan], [1., 0.]]), tensor([0, 0]), ValueError, 'preds must be numbers, got NaN.*try a learning rate'),
+    (torch.zeros(2, 3), tensor([0., 1.]), TypeError, r'targets must be int64, the index of each class, got float32 \(2,\); call targets.long'),
+    (torch.zeros(2, 3).long(), tensor([0, 1]), TypeError, 'preds must be floats, got int64'),
     ([[0.]], tensor([0]), TypeError, 'preds must be a tensor, got list'),
     (torch.zeros(1, 3), [0], TypeError, 'targets must be a tensor, got list')])
 def test_refuses_what_are_no_classes(preds, targets, error, message):
-    for function in (check_classes, cross_entropy, digit_accuracy, confusion):
-        with pytest.raises(error, match=message): function(preds, targets)
+    for function in (cross_entropy, digit_accuracy, confusion):
+        with pytest.raises(error, match=f'^{function.__name__}: {message}'): function(preds, targets)
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match=r'needs images \(n, 784\) and means \(10, 784\), got \(2, 28, 28\) and \(10, 784\)'):
+    with pytest.raises(ValueError, match=r'x must have the shape \(n, pixels\), got float32 \(2, 28, 28\)'):
         mean_distances(torch.zeros(2, 28, 28), torch.zeros(10, 784))
-    for means in (torch.zeros(0, 784), torch.zeros(784)):
-        with pytest.raises(ValueError, match='needs images'): mean_distances(torch.zeros(2, 784), means)
-    for x, means in ((torch.zeros(2, 784).byte(), torch.zeros(10, 784)), (torch.zeros(2, 784), torch.zeros(10, 784).double()), ([[1.]], torch.zeros(10, 1))):
-        with pytest.raises(TypeError, match='must be a tensor of float32, or both of float64'): mean_distances(x, means)
+    for means in (torch.zeros(0, 784), torch.zeros(784), torch.zeros(10, 783)):
+        with pytest.raises(ValueError, match='^mean_distances: means '): mean_distances(torch.zeros(2, 784), means)
+    for x, means in ((torch.zeros(2, 784).byte(), torch.zeros(10, 784)), ([[1.]], torch.zeros(10, 1))):
+        with pytest.raises(TypeError, match='^mean_distances: x must be'): mean_distances(x, means)
+    with pytest.raises(RuntimeError, match='dtype|type'): mean_distances(torch.zeros(2, 784), torch.zeros(10, 784).double())
     for shape in ((2, 3), (0, 0), (4,)):
-        with pytest.raises(ValueError, match='a confusion matrix is square and not empty'): plot_confusion(torch.zeros(shape).long())
-    for matrix in (torch.zeros(2, 2), [[1]]):
-        with pytest.raises(TypeError, match='needs what `confusion` returns, a tensor of int64'): plot_confusion(matrix)
+        with pytest.raises(ValueError, match='^plot_confusion: matrix '): plot_confusion(torch.zeros(shape).long())
+    with pytest.raises(TypeError, match='^plot_confusion: matrix must be a tensor, got list'): plot_confusion([[1]])
     with pytest.raises(ValueError, match='batch_size must be a whole number from 1'): digit_loaders(0)
+
+
+def test_scores_of_any_stack_of_images(valid_10):
+    x = valid_10[0][::4]
+    conv = make_conv()
+    conv[3].eval()
+    mode = conv.training
+    expected = torch.cat([conv.eval()(part) for part in x.split(1000)]).detach()
+    conv.train(mode)
+    for images in (x, x.view(-1, 28, 28), (x*255).round().byte(), (x*255).round().long().view(-1, 28, 28)):
+        assert_close(scores(conv, images), expected)
+    assert conv.training and not scores(conv, x[:2]).requires_grad
+    with pytest.raises(ValueError, match='^scores: images is empty'): scores(conv, x[:0])
+    with pytest.raises(TypeError, match='^scores: images must be a tensor, got ndarray'): scores(conv, x.numpy())
+    with pytest.raises(TypeError, match='^scores: model must be an nn.Module'): scores(x, conv)
+
+
+class Odd(nn.Module):
+    "A tensor of each dtype, one without axes, one that is not contiguous."
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
+            self.register_buffer(f'of_{str(dtype)[6:]}', (torch.rand(3, 2, generator=generator)*9).to(dtype))
+        self.register_buffer('alone', tensor(seed))
+        self.weight = nn.Parameter(torch.rand(4, 3, generator=generator).T)
+
+
+@pytest.mark.parametrize('make', [make_conv, lambda: Odd(1)])
+def test_a_saved_model_comes_back_exactly(make, tmp_path):
+    path, model = tmp_path/'model.safetensors', make()
+    save_model(model, path, epochs=4, lr=.1, words='é "quoted"', sizes=[1, 2])
+    again, made_by = load_model(path, Odd(2) if isinstance(model, Odd) else make())
+    assert made_by == dict(epochs=4, lr=.1, words='é "quoted"', sizes=[1, 2]) and not again.training
+    for (name, a), (other, b) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other and a.dtype == b.dtype and torch.equal(a, b)
+    before = path.read_bytes()
+    save_model(again, str(path), epochs=4, lr=.1, words='é "quoted"', sizes=[1, 2])
+    assert path.read_bytes() == before
+
+
+def test_the_file_is_as_the_format_says(tmp_path):
+    save_model(make_conv(), tmp_path/'model', seed=42)
+    content = (tmp_path/'model').read_bytes()
+    start = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:start])
+    assert content[8:9] == b'{' and start % 8 == 0 and header.pop('__metadata__') == {'mnist_sgd': '{"seed": 42}'}
+    end = 0
+    for tensor_ in header.values(): # one after the other, with nothing between
+        assert tensor_['data_offsets'][0] == end and set(tensor_) == {'dtype', 'shape', 'data_offsets'}
+        end = tensor_['data_offsets'][1]
+    assert len(content) == start + end
+
+
+def test_the_library_safetensors_reads_our_file_and_we_read_its(tmp_path):
+    safetensors = pytest.importorskip('safetensors.torch')
+    model, path = make_conv(), tmp_path/'model'
+    save_model(model, path, seed=42)
+    theirs = safetensors.load_file(path)
+    assert all(torch.equal(theirs[name], t) for name, t in model.state_dict().items())
+    safetensors.save_file(model.state_dict(), path)
+    again, made_by = load_model(path, make_conv())
+    assert made_by == {} and torch.equal(again[1].weight, model[1].weight)
+
+
+def test_a_save_that_is_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
+    path, first, second = tmp_path/'model', make_conv(), make_conv()
+    save_model(first, path, which=1)
+    before = path.read_bytes()
+    def killed(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(Path, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt): save_model(second, path, which=2)
+    with pytest.raises(TypeError, match='not JSON serializable'): save_model(second, path, which={1, 2})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match='cannot write'): save_model(second, tmp_path/'missing'/'model')
+
+
+def test_refuses_files_of_another_kind(tmp_path):
+    path, conv = tmp_path/'model', make_conv()
+    save_model(conv, path)
+    good, before = path.read_bytes(), [t.clone() for t in conv.state_dict().values()]
+    torch.save(conv.state_dict(), tmp_path/'zip')
+    header = b'{"a": %s}'
+    bad = [b'', b'1234', good[:1000], good[:-4], pickle.dumps({'a': 1}), (tmp_path/'zip').read_bytes(), b'\xff'*100]
+    bad += [len(header % entry).to_bytes(8, 'little') + header % entry + b'12345678' for entry in
+            (b'1', b'{}', b'{"dtype": "F32", "shape": [2], "data_offsets": [0, 99]}', b'{"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}',
+             b'{"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}', b'{"dtype": "F32", "shape": 2, "data_offsets": [0]}', b'[]')]
+    bad += [(2).to_bytes(8, 'little') + b'[]', (4).to_bytes(8, 'little') + b'null']
+    for content in bad:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match='cannot be read as safetensors|weights of another model') as told: load_model(path, conv)
+        assert '\n' not in str(told.value)
+    path.write_bytes(good)
+    for other in (nn.Linear(784, 10), make_conv().double(), nn.Sequential(*make_conv()[:-1])):
+        with pytest.raises(ValueError, match='holds the weights of another model'): load_model(path, other)
+    with pytest.raises(ValueError, match='cannot be read'): load_model(tmp_path/'missing', conv)
+    with pytest.raises(TypeError, match='^load_model: model must be an nn.Module'): load_model(path, make_conv)
+    assert all(map(torch.equal, before, conv.state_dict().values())) # a file that is refused changes nothing
