@@ -108,7 +108,8 @@ def test_the_notebooks_place_exactly_the_misprints_that_say_what_they_should_giv
 # what a lesson exports and nobody is asked to write, loaders (`load_`), plots (`show_`, `plot_`) and bare exceptions apart
 GIVEN = {
     '00_data': {'moving_picture'},
-    '07_learner_from_scratch': {'ToDevice'}}
+    '07_learner_from_scratch': {'ToDevice'},
+    '08_all_digits': {'save_model'}}
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name < '09'])
