@@ -8,8 +8,8 @@ __all__ = ['load_all', 'mean_distances', 'log_sum_exp', 'log_softmax', 'softmax'
 
 # %% ../nbs/08_all_digits.ipynb #aa797ac6
 import json
-from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -156,9 +156,6 @@ def make_conv()->nn.Sequential: # from images (n, 784) to scores (n, 10)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64*4*4, 10))
 
 # %% ../nbs/08_all_digits.ipynb #e2a5c9b0
-_DTYPES = {'F16': torch.float16, 'BF16': torch.bfloat16, 'F32': torch.float32, 'F64': torch.float64, 'I64': torch.int64,
-           'I32': torch.int32, 'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'BOOL': torch.bool} # the format's names for them
-
 @checked
 def save_model(
     model:Module, # whose weights to keep
@@ -166,15 +163,9 @@ def save_model(
     **made_by, # what made them: anything that JSON can hold
 ):
     "Write a complete file of the format safetensors, or none. Raises ValueError where it cannot be written."
-    header, end = {'__metadata__': {'mnist_sgd': json.dumps(made_by)}}, 0
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    names = {dtype: name for name, dtype in _DTYPES.items()}
-    for name, t in state.items():
-        header[name] = {'dtype': names[t.dtype], 'shape': list(t.shape), 'data_offsets': [end, end := end + t.nbytes]}
-    text = json.dumps(header).encode()
-    text += b' '*(-len(text) % 8) # the numbers begin at a multiple of 8
-    parts = [t.flatten().view(torch.uint8).numpy().tobytes() for t in state.values()]
-    write_file(path, lambda file: file.write(b''.join([len(text).to_bytes(8, 'little'), text, *parts])))
+    weights = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+    content = safetensors.torch.save(weights, {'mnist_sgd': json.dumps(made_by)})
+    write_file(path, lambda file: file.write(content))
 
 @checked
 def load_model(
@@ -183,16 +174,12 @@ def load_model(
 )->tuple[nn.Module, dict]: # the model, in evaluation mode, and what made it
     "A model with the weights of a file. Raises ValueError: no such file, or the weights of another model."
     try:
-        content = Path(path).read_bytes()
-        start = 8 + int.from_bytes(content[:8], 'little')
-        header = json.loads(content[8:start])
-        made_by = json.loads(header.pop('__metadata__', {}).get('mnist_sgd', '{}'))
-        places = {name: [start + place for place in t['data_offsets']] for name, t in header.items()}
-        state = {name: torch.frombuffer(bytearray(content[slice(*places[name])]), dtype=_DTYPES[t['dtype']]).view(t['shape'])
-                 for name, t in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
+        with safetensors.safe_open(path, 'pt') as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+            made_by = json.loads((file.metadata() or {}).get('mnist_sgd', '{}'))
+    except (OSError, ValueError, safetensors.SafetensorError) as e:
         raise ValueError(f"{path} cannot be read as safetensors ({e}); name a file made by save_model") from e
-    found, needed = ({name: (t.dtype, t.shape) for name, t in tensors.items()} for tensors in (state, model.state_dict()))
+    found, needed = ({name: (t.dtype, t.shape) for name, t in tensors.items()} for tensors in (weights, model.state_dict()))
     if found != needed: raise ValueError(f"{path} holds the weights of another model; make the model that was saved, as its header says: {made_by}")
-    model.load_state_dict(state)
+    model.load_state_dict(weights)
     return model.eval(), made_by

@@ -184,7 +184,8 @@ if not TYPE_CHECKING:
     @_Kind
     def Loaders(x, name):
         "Two loaders, to train and to validate on, or fastai's DataLoaders."
-        if isinstance(x, (tuple, list)) and len(x) == 2 or hasattr(x, 'loaders'): return list(x)
+        pair = x.loaders if hasattr(x, 'loaders') else x
+        if isinstance(pair, (tuple, list)) and len(pair) == 2: return [Loader.look(dl, f'{name}[{i}]') for i,dl in enumerate(pair)]
         raise TypeError(f"{name} must be a pair of loaders, such as (dl, valid_dl), got {type(x).__name__}")
 
     @_Kind
@@ -194,7 +195,7 @@ if not TYPE_CHECKING:
         x = list(x)
         for cb in x:
             if isinstance(cb, type): raise TypeError(f"{name}: pass {cb.__name__}(), an object, not the class {cb.__name__}")
-            found = [method for method in dir(cb) if method.startswith(('before_', 'after_'))]
+            found = [method for method in dir(cb) if method.startswith(('before_', 'after_')) and callable(getattr(cb, method))]
             wrong = [method for method in found if method not in _MOMENTS]
             if found and not wrong: continue
             got = f'a method {wrong[0]}' if wrong else 'none of them'

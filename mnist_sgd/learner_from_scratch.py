@@ -47,8 +47,10 @@ class Learner:
         for cb in self.told: getattr(cb, moment, id)(self)
 
     def log(self, name, value):
-        "Add a number to a column of the history."
-        self.history.setdefault(name, []).append(float(value))
+        "Add a number to a column of the history. Raises ValueError if it has one of this epoch."
+        column = self.history.setdefault(name, [])
+        if len(column) == self.epoch: raise ValueError(f"{name} was logged twice in epoch {self.epoch}; is a callback there twice?")
+        column.append(float(value))
 
     def one_batch(self):
         "Predict, measure, and in training take a step. Raises ValueError: loss not finite."
@@ -80,11 +82,11 @@ class Learner:
         cbs:Callbacks=(), # callbacks for this time only, told after the others
         reset_opt:bool=False, # make a new optimiser, or go on with the one that is there?
     )->dict[str, list[float]]: # the history: what was logged, by name, one number an epoch
-        "Train. Raises as `one_epoch` and `one_batch` do; after_fit is told however it ends."
+        "Train. Raises as `one_epoch` and `one_batch` do; after_fit is told then as well."
         self.epochs, self.lr, self.told = epochs, lr, [*self.cbs, *cbs]
         self.stop, self.history = False, {}
-        if reset_opt or self.opt is None: self.opt = self.opt_func(self.model.parameters(), lr=lr)
-        set_lr(self.opt, lr)
+        if self.opt is None or reset_opt: self.opt = self.opt_func([p for p in self.model.parameters() if p.requires_grad], lr=lr)
+        else: set_lr(self.opt, lr)
         self.opt.zero_grad() # an earlier backward may have left a gradient
         self.tell('before_fit')
         try:
@@ -159,7 +161,7 @@ class EarlyStop:
     "End the training when a column of the history has had no better value for some epochs."
     @checked
     def __init__(self,
-        monitor:str='valid_loss', # the column to watch; less is better if its name has 'loss' in it, else more
+        monitor:str='valid_loss', # the column to watch; less is better if its name has 'loss' or 'error' in it, else more
         patience:Count=3, # how many epochs to wait for a better value
         restore_best:bool=False, # put back the weights of the best epoch?
     ): self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
@@ -170,7 +172,7 @@ class EarlyStop:
         "Compare with the best. Raises ValueError if no callback before this one logs the column."
         if self.monitor not in learn.history:
             raise ValueError(f"EarlyStop watches {self.monitor}, but before it only {', '.join(learn.history) or 'nothing'} was logged")
-        value = learn.history[self.monitor][-1]*(1 if 'loss' in self.monitor else -1)
+        value = learn.history[self.monitor][-1]*(1 if 'loss' in self.monitor or 'error' in self.monitor else -1)
         self.waited += 1
         if value < self.best: self.best, self.waited, self.weights = value, 0, deepcopy(learn.model.state_dict())
         if self.waited == self.patience: learn.stop = True

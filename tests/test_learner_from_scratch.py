@@ -104,6 +104,17 @@ def test_a_second_fit_of_fastai_s_optimiser_takes_the_new_rate(tiny_dl):
     assert learn.opt is opt and opt.hypers[-1]['lr'] == .3
 
 
+def test_rates_of_groups_and_frozen_parameters_stay_as_they_are(tiny_dl):
+    model = nn.Sequential(nn.Linear(784, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    frozen, moved = model[0].weight.clone(), model[1].weight.detach().clone()
+    def in_groups(params, lr): return torch.optim.SGD([{'params': [p], 'lr': lr/(10**i)} for i, p in enumerate(params)], lr)
+    learn = Learner((tiny_dl, tiny_dl), model, mnist_loss, in_groups)
+    learn.fit(1, .5)
+    assert [group['lr'] for group in learn.opt.param_groups] == [.5, .05]
+    assert torch.equal(model[0].weight, frozen) and not torch.equal(model[1].weight, moved)
+
+
 def test_gradients_can_be_changed_before_the_step(tiny_dl):
     class Zero:
         def after_backward(self, learn):
@@ -274,6 +285,8 @@ def test_refuses(tiny_dl):
     with pytest.raises(TypeError, match='Learner: model must be an nn.Module, .* got function'): Learner(pair, lambda xb: xb, mnist_loss)
     for dls in ([tiny_dl], [tiny_dl]*3, tiny_dl, None):
         with pytest.raises(TypeError, match=f'dls must be a pair of loaders, .* got {type(dls).__name__}'): Learner(dls, linear(), mnist_loss)
+    with pytest.raises(TypeError, match=r'dls\[1\] must be a loader that gives batches .*, got NoneType'): Learner((tiny_dl, None), linear(), mnist_loss)
+    with pytest.raises(ValueError, match='^train_loss was logged twice in epoch 1'): Learner(pair, linear(), mnist_loss, cbs=[Recorder(), Recorder()]).fit(1)
     for kwargs in ({'loss_func': 'mse'}, {'loss_func': mnist_loss, 'opt_func': 3}):
         with pytest.raises(TypeError, match='_func must be a function, got'): Learner(pair, linear(), **kwargs)
     with pytest.raises(TypeError, match='metrics must be a function, got NoneType'): Metrics(None)
