@@ -1,9 +1,9 @@
-import json
 import math
 import pickle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, strategies as st
@@ -208,28 +208,23 @@ def test_a_saved_model_comes_back_exactly(make, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_the_file_is_as_the_format_says(tmp_path):
-    save_model(make_conv(), tmp_path/'model', seed=42)
-    content = (tmp_path/'model').read_bytes()
-    start = 8 + int.from_bytes(content[:8], 'little')
-    header = json.loads(content[8:start])
-    assert content[8:9] == b'{' and start % 8 == 0 and header.pop('__metadata__') == {'mnist_sgd': '{"seed": 42}'}
-    end = 0
-    for tensor_ in header.values(): # one after the other, with nothing between
-        assert tensor_['data_offsets'][0] == end and set(tensor_) == {'dtype', 'shape', 'data_offsets'}
-        end = tensor_['data_offsets'][1]
-    assert len(content) == start + end
-
-
-def test_the_library_safetensors_reads_our_file_and_we_read_its(tmp_path):
-    safetensors = pytest.importorskip('safetensors.torch')
+def test_what_made_a_model_is_one_entry_of_the_file_and_files_of_others_are_read(tmp_path):
     model, path = make_conv(), tmp_path/'model'
-    save_model(model, path, seed=42)
-    theirs = safetensors.load_file(path)
-    assert all(torch.equal(theirs[name], t) for name, t in model.state_dict().items())
-    safetensors.save_file(model.state_dict(), path)
+    save_model(model, path, seed=42, net='make_conv')
+    with safetensors.safe_open(path, 'pt') as file: assert file.metadata() == {'mnist_sgd': '{"seed": 42, "net": "make_conv"}'}
+    safetensors.torch.save_file(model.state_dict(), path)
     again, made_by = load_model(path, make_conv())
     assert made_by == {} and torch.equal(again[1].weight, model[1].weight)
+
+
+def test_weights_that_two_layers_share_are_kept(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        model[1].weight = model[0].weight
+        return model
+    model = tied()
+    save_model(model, tmp_path/'model')
+    assert torch.equal(load_model(tmp_path/'model', tied())[0][1].weight, model[0].weight)
 
 
 def test_a_save_that_is_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
