@@ -233,29 +233,23 @@ def climb_figure(
     both = {title: [s for s in result['stages'] if _is_ten(s['stage']) == is_ten] for title, is_ten in (('3 or 7', False), ('ten digits', True))}
     panels = {title: stages for title, stages in both.items() if stages}
     if not panels: raise ValueError("climb_figure got no stage to draw")
+    plt.draw_if_interactive() # loads the backend; inside the context it would forget to show the figures of later cells
     with plt.style.context('mnist_sgd.figures'):
         looks = (plt.rcParams['axes.prop_cycle'] + cycler(marker='os^DvPX')).concat(cycler(color=['0.5'], linestyle=['-'], marker=['*']))
-        with plt.rc_context({'axes.prop_cycle': looks}):
-            fig, axs = plt.subplots(1, len(panels), figsize=(8, 4.4), sharey=True, squeeze=False, width_ratios=[1.5, 1][:len(panels)])
-            for ax, (title, stages) in zip(axs.flat, panels.items()): _panel(ax, title, stages)
-            axs[0, 0].set_ylabel('mistakes per hundred images')
+        fig, axs = plt.subplots(1, len(panels), figsize=(8, 4.4), sharey=True, squeeze=False, width_ratios=[1.5, 1][:len(panels)])
+        for ax, (title, stages) in zip(axs.flat, panels.items()):
+            ax.set_prop_cycle(looks)
+            _panel(ax, title, stages)
+        axs[0, 0].set_ylabel('mistakes per hundred images')
     return fig
 
 # %% ../nbs/90_run.ipynb #08a0f162
-def _whole(text, least, most=2**63 - 1):
-    "A whole number from `least` to `most`, for argparse."
-    try: number = int(text)
-    except ValueError: number = least - 1
-    if number < least: raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
-    if number > most: raise argparse.ArgumentTypeError(f"must be at most {most}, got {text!r}")
-    return number
-
-def _rate(text):
-    "A positive number, for argparse."
-    try: number = float(text)
+def _number(text, kind, least, most, must):
+    "A number in these bounds, for argparse."
+    try: number = kind(text)
     except ValueError: number = math.nan
-    if 0 < number < math.inf: return number
-    raise argparse.ArgumentTypeError(f"must be a positive number such as 1 or 0.1, got {text!r}")
+    if least <= number <= most: return number
+    raise argparse.ArgumentTypeError(f"must be {must}, got {text!r}")
 
 def _file(text):
     "A file that can be written, for argparse."
@@ -273,16 +267,17 @@ def _file(text):
 def _parser():
     parser = argparse.ArgumentParser('mnist_sgd_run', description=
         "Train every model of the course on the real MNIST that comes with the package. Prints a table, with the numbers of the notes, and saves a chart.")
-    add = parser.add_argument
-    add('--epochs', type=partial(_whole, least=1), metavar='N', help="epochs of each stage (default: those of the walk)")
-    add('--lr', type=_rate, metavar='RATE', help="learning rate (default: that of the walk, 1 for most stages)")
-    add('--bs', type=partial(_whole, least=1), metavar='N', help="images in a batch (default: 256; ten digits 64 and 128)")
-    add('--seed', type=partial(_whole, least=0, most=2**64 - 1), metavar='N', help="start of the random numbers of each stage, in place of the notes'")
+    add, count = parser.add_argument, partial(_number, kind=int, least=1, most=2**63 - 1, must='a whole number from 1')
+    rate = partial(_number, kind=float, least=sys.float_info.min, most=sys.float_info.max, must='a positive number such as 1 or 0.1')
+    seed = partial(_number, kind=int, least=0, most=2**64 - 1, must=f'a whole number from 0 to {2**64 - 1}')
+    add('--epochs', type=count, metavar='N', help="epochs of each stage (default: those of the walk)")
+    add('--lr', type=rate, metavar='RATE', help="learning rate (default: that of the walk, 1 for most stages)")
+    add('--bs', type=count, metavar='N', help="images in a batch (default: 256; ten digits 64 and 128)")
+    add('--seed', type=seed, metavar='N', help="start of the random numbers of each stage, in place of the notes'")
     add('--all', action='store_true', help="also a net and a convolutional net for all ten digits, about a minute more")
     add('--device', default='cpu', help="where to train, such as cuda (default: cpu)")
     add('--plot', type=_file, default='climb.png', metavar='FILE', help="where to save the chart, a PNG (default: climb.png)")
-    add('--json', type=lambda text: text if text == '-' else _file(text), metavar='FILE',
-        help="also save all numbers as JSON; '-' prints them in place of the table")
+    add('--json', type=lambda text: text if text == '-' else _file(text), metavar='FILE', help="also save all numbers as JSON; '-' prints them in place of the table")
     return parser
 
 # %% ../nbs/90_run.ipynb #8578b9ea
