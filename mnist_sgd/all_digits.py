@@ -99,11 +99,12 @@ def scores(
     images:Shaped[Tensor, 'n *pixels'], # (n, 784) or (n, 28, 28): floats in [0, 1], or whole numbers from 0 to 255
 )->Tensor: # what the model gives for them
     "The model's outputs, in evaluation mode and a thousand images at a time."
-    training, x = model.training, images.flatten(1)
-    if not x.is_floating_point(): x = x.float()/255
+    modes, x = [(part, part.training) for part in model.modules()], images.flatten(1)
+    if not x.is_floating_point(): x = x.float()/(1 if x.dtype == torch.bool else 255)
     model.eval()
     try: return torch.cat([model(xb) for xb in x.split(1000)])
-    finally: model.train(training)
+    finally:
+        for part, training in modes: part.training = training
 
 # %% ../nbs/08_all_digits.ipynb #e686a12c
 class Anneal:

@@ -285,7 +285,8 @@ def checked(
 )->Callable[_P, _T]: # the same, but each call is looked at first
     "Hold every call to the signature. It raises TypeError for a wrong kind, ValueError for a wrong shape or value."
     signature = inspect.signature(func)
-    names, no_nan = list(signature.parameters), getattr(signature.return_annotation, 'dtype', None) is NoNaN
+    names = [name for name,p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    no_nan = getattr(signature.return_annotation, 'dtype', None) is NoNaN
     doors = {name: p.annotation for name,p in signature.parameters.items()
              if isinstance(p.annotation, _Kind) or hasattr(p.annotation, 'dim_str')}
     tensors = {name: kind for name,kind in doors.items() if not isinstance(kind, _Kind)}

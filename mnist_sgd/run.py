@@ -26,7 +26,7 @@ STAGES = { # stage: (draws to skip, epochs, learning rate, batch size, parameter
     'digit_means': (0, 0, None, None, 0),
     'all_digits': (0, 10, .1, 64, 7850),
     'all_digits_net': (0, 10, .5, 128, 79_510),
-    'all_digits_conv': (0, 8, .1, 128, 34_026)}
+    'all_digits_conv': (0, 4, .1, 128, 34_026)}
 
 SLOW = 'all_digits_net', 'all_digits_conv' # only run if all are asked for
 
@@ -122,7 +122,7 @@ def _load(is_ten, device):
     return [[t.to(device) for t in pair] for pair in sets]
 
 def _wrong(model, valid_dl):
-    "Where the images are that a model gets wrong: its one output has the wrong sign, or the largest is another."
+    "Indices of the images that a model gets wrong: its one output has the wrong sign, or its largest is for another class."
     import torch
     with torch.no_grad(): preds = torch.cat([model(xb) for xb, _ in valid_dl])
     said = preds.argmax(1) if preds.shape[1] > 1 else preds.flatten() > 0
