@@ -44,7 +44,8 @@ class Learner:
 
     def tell(self, moment):
         "Call each callback that has a method of this name."
-        for cb in self.told: getattr(cb, moment, id)(self)
+        for cb in self.told:
+            if hasattr(cb, moment): getattr(cb, moment)(self)
 
     def log(self, name, value):
         "Add a number to a column of the history. Raises ValueError if it has one of this epoch."
