@@ -195,7 +195,7 @@ BODIES = {
         'cross_entropy': ("[rows, targets].mean()", "[rows, targets].sum()", 'the mean of both'),
         'digit_accuracy': ("preds.argmax(1) == targets", "(preds[:, 1] > preds[:, 0]).long() == targets", 'more than two classes'),
         'digit_loaders': ("shuffle=True", "shuffle=False", 'are shuffled'),
-        'scores': ("x.float()/255", "x.float()", 'of bytes or of floats'),
+        'scores': ("x.float()/(1 if x.dtype == torch.bool else 255)", "x.float()", 'of bytes or of floats'),
         'Anneal': ("self.done += 1", "self.done += 2", 'three quarters'),
         'confusion': ("targets*classes + preds.argmax(1)", "preds.argmax(1)*classes + targets", 'row the right digit'),
         'make_conv': ("stride=2, ", "", 'by two pixels')},

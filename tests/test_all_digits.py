@@ -172,13 +172,13 @@ def test_refuses():
 def test_scores_of_any_stack_of_images(valid_10):
     x = valid_10[0][::4]
     conv = make_conv()
-    conv[3].eval()
-    mode = conv.training
     expected = torch.cat([conv.eval()(part) for part in x.split(1000)]).detach()
-    conv.train(mode)
+    conv.train()
+    conv[3].eval() # a part that is frozen stays so
     for images in (x, x.view(-1, 28, 28), (x*255).round().byte(), (x*255).round().long().view(-1, 28, 28)):
         assert_close(scores(conv, images), expected)
-    assert conv.training and not scores(conv, x[:2]).requires_grad
+    assert conv.training and not conv[3].training and not scores(conv, x[:2]).requires_grad
+    assert_close(scores(conv, x[:9] > .5), scores(conv, (x[:9] > .5).float()))
     with pytest.raises(ValueError, match='^scores: images is empty'): scores(conv, x[:0])
     with pytest.raises(TypeError, match='^scores: images must be a tensor, got ndarray'): scores(conv, x.numpy())
     with pytest.raises(TypeError, match='^scores: model must be an nn.Module'): scores(x, conv)

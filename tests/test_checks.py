@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from mnist_sgd.basic_optim import BasicOptim
-from mnist_sgd.checks import (Binary, Count, Device, Float, Learns, Loader, Model, Module, NoNaN, Optimizer, Params, Pixels, Rate,
+from mnist_sgd.checks import (Binary, Classes, Count, Device, Float, Learns, Loader, Model, Module, NoNaN, Optimizer, Params, Pixels, Rate,
                               Shaped, Whole, batches, checked, ensure, finite, learning, optim_params, usable)
 
 
@@ -213,3 +213,20 @@ def test_batches_have_a_place_and_a_device():
     assert [where for where, xb, yb in batches(two, epoch=3)] == ['epoch 3, batch 1', 'epoch 3, batch 2']
     assert [t.device.type for t in next(iter(batches(two, 'meta')))[1:]] == ['meta', 'meta']
     with pytest.raises(ValueError, match='the loader is empty'): list(batches([]))
+
+
+def test_a_positional_argument_is_never_taken_for_a_keyword():
+    @checked
+    def keep(model:Module, **made_by): return made_by
+    with pytest.raises(TypeError, match='takes 1 positional argument but 2 were given'): keep(nn.Linear(1, 1), {'lr': .1})
+    assert keep(nn.Linear(1, 1), lr=.1) == {'lr': .1}
+
+
+@pytest.mark.parametrize('targets, message', [
+    (torch.tensor([0, 3]), r'targets must be classes from 0 to 2, got 3; does the model have enough outputs\?$'), (torch.tensor([0, -1]), 'from 0 to 2, got -1$'),
+    (torch.tensor([0., 1.]), r'targets must be int64, .* call targets.long\(\)'), (torch.tensor([[0], [1]]), r'call targets.squeeze\(1\)')])
+def test_classes_are_columns_of_the_scores_beside_them(targets, message):
+    @checked
+    def count(preds:NoNaN[torch.Tensor, 'n classes'], targets:Classes[torch.Tensor, 'n']): return len(targets)
+    for _ in range(2): assert count(torch.zeros(2, 3), torch.tensor([0, 2])) == 2 # the second time by the short way
+    with pytest.raises((TypeError, ValueError), match=message): count(torch.zeros(2, 3), targets)
