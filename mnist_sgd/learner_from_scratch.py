@@ -175,12 +175,14 @@ class EarlyStop:
             raise ValueError(f"EarlyStop watches {self.monitor}, but before it only {', '.join(learn.history) or 'nothing'} was logged")
         value = learn.history[self.monitor][-1]*(1 if 'loss' in self.monitor or 'error' in self.monitor else -1)
         self.waited += 1
-        if value < self.best: self.best, self.waited, self.weights = value, 0, deepcopy(learn.model.state_dict())
+        if value < self.best:
+            self.best, self.waited = value, 0
+            if self.restore_best: self.weights = deepcopy(learn.model.state_dict())
         if self.waited == self.patience: learn.stop = True
 
     def after_fit(self, learn):
         "Put back the best weights, if that is wished."
-        if self.restore_best and self.weights: learn.model.load_state_dict(self.weights)
+        if self.weights: learn.model.load_state_dict(self.weights)
 
 # %% ../nbs/07_learner_from_scratch.ipynb #08a90827
 class LRFinder:

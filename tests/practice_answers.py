@@ -184,7 +184,7 @@ BODIES = {
         'Recorder': ("self.total += loss*len(learn.xb)", "self.total += loss*100", 'larger batches count for more'),
         'Metrics': ("if not learn.training: self.batches", "self.batches", 'of all validation images'),
         'Progress': ("self.bar.update()", "self.bar.update(2)", 'by one with every batch'),
-        'EarlyStop': ("self.best, self.waited, self.weights = value, 0, deepcopy", "self.best, self.weights = value, deepcopy", 'start waiting anew'),
+        'EarlyStop': ("self.best, self.waited = value, 0", "self.best = value", 'start waiting anew'),
         'set_lr': ("for group in opt.param_groups: group['lr'] = lr", "opt.lr = lr", "torch's"),
         'LRFinder': ("3*abs(", "30*abs(", 'four times the lowest')},
     '08_all_digits': {
