@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['load_all', 'mean_distances', 'log_sum_exp', 'log_softmax', 'softmax', 'cross_entropy', 'digit_accuracy',
-           'digit_loaders', 'scores', 'Anneal', 'confusion', 'plot_confusion', 'make_conv', 'save_model', 'load_model']
+           'digit_loaders', 'scores', 'Anneal', 'confusion', 'plot_confusion', 'make_conv', 'save_model', 'load_model',
+           'predict_image']
 
 # %% ../nbs/08_all_digits.ipynb #aa797ac6
 import json
+from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from .checks import Classes, Float, Module, NoNaN, Shaped, checked
+from .checks import Classes, Float, Module, NoNaN, Shaped, checked, ensure, evaluating
 from .data import NPZ, load_digit
 from .learner_from_scratch import set_lr
 from .linear_model import BatchLoader
@@ -93,18 +97,15 @@ def digit_loaders(
 
 # %% ../nbs/08_all_digits.ipynb #91c4e3d8
 @checked
-@torch.no_grad()
 def scores(
     model:Module, # from images (n, 784) to scores, or to anything with a row for each image
     images:Shaped[Tensor, 'n *pixels'], # (n, 784) or (n, 28, 28): floats in [0, 1], or whole numbers from 0 to 255
 )->Tensor: # what the model gives for them
-    "The model's outputs, in evaluation mode and a thousand images at a time."
-    modes, x = [(part, part.training) for part in model.modules()], images.flatten(1)
+    "The model's outputs, in evaluation mode and a thousand images at a time, where the model is."
+    x = images.flatten(1)
     if not x.is_floating_point(): x = x.float()/(1 if x.dtype == torch.bool else 255)
-    model.eval()
-    try: return torch.cat([model(xb) for xb in x.split(1000)])
-    finally:
-        for part, training in modes: part.training = training
+    x = x.to(next(model.parameters(), x)) # to its device, and its kind of floats
+    with evaluating(model): return torch.cat([model(xb) for xb in x.split(1000)])
 
 # %% ../nbs/08_all_digits.ipynb #e686a12c
 class Anneal:
@@ -168,6 +169,8 @@ def save_model(
     content = safetensors.torch.save(weights, {'mnist_sgd': json.dumps(made_by)})
     write_file(path, lambda file: file.write(content))
 
+def _told(known): return f"{str(known[0]).removeprefix('torch.')} {tuple(known[1])}" if known else 'missing'
+
 @checked
 def load_model(
     path, # a file that `save_model` has written
@@ -181,6 +184,24 @@ def load_model(
     except (OSError, ValueError, safetensors.SafetensorError) as e:
         raise ValueError(f"{path} cannot be read as safetensors ({e}); name a file made by save_model") from e
     found, needed = ({name: (t.dtype, t.shape) for name, t in tensors.items()} for tensors in (weights, model.state_dict()))
-    if found != needed: raise ValueError(f"{path} holds the weights of another model; make the model that was saved, as its header says: {made_by}")
+    if found != needed:
+        odd = next(name for name in [*needed, *found] if found.get(name) != needed.get(name))
+        raise ValueError(f"{path} holds the weights of another model: {odd} is {_told(found.get(odd))} there and {_told(needed.get(odd))} here; "
+                         f"make the model that was saved, as its header says: {made_by}")
     model.load_state_dict(weights)
     return model.eval(), made_by
+
+# %% ../nbs/08_all_digits.ipynb #5b8e1d70
+@checked
+def predict_image(
+    image, # the path of an image file, or an array (28, 28): floats in [0, 1], or whole numbers from 0 to 255; 0 is the background
+    model:Module, # from images (n, 784) to scores, or to one raw prediction
+)->tuple[int, Tensor]: # the class (of one prediction: 1 if it is above 0), and the probability of each class, on the CPU
+    "What a model reads in one image. Raises ValueError: no such image, another size, pixels outside of the range."
+    x = torch.as_tensor(np.array(Image.open(image).convert("L")) if isinstance(image, (str, Path)) else image)
+    x = ensure(Shaped[Tensor, '28 28'], x, 'image')
+    most = 1 if x.is_floating_point() else 255
+    if not (0 <= x.min() and x.max() <= most): raise ValueError(f"the pixels of image must be from 0 to {most}, got {x.min():g} to {x.max():g}")
+    preds = scores(model, x[None]).flatten().cpu()
+    probabilities = preds.softmax(0) if len(preds) > 1 else torch.cat([1 - preds.sigmoid(), preds.sigmoid()])
+    return int(probabilities.argmax()), probabilities

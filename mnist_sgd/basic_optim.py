@@ -6,15 +6,16 @@
 __all__ = ['BasicOptim', 'train_epoch', 'train_model']
 
 # %% ../nbs/04_basic_optim.ipynb #2611f37a
-from collections.abc import Callable
 from time import perf_counter
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from .checks import Count, Device, Loader, Model, Optimizer, Params, Rate, batches, checked, finite, learning, optim_params
-from .linear_model import batch_mean, calc_grad, mnist_loss, validate_epoch
+from .checks import (Count, Device, Function, Loader, Model, Optimizer, Params, Rate, Scheduler, after_first_batch, at,
+                              batches, before_training, checked, expect_scores, finite, learning, name_of, optim_params)
+from .linear_model import answers, batch_accuracy, calc_grad, mean_over, mnist_loss
 
 # %% ../nbs/04_basic_optim.ipynb #ddb9298b
 class BasicOptim:
@@ -40,16 +41,16 @@ def train_epoch(
     model:Model, # from inputs to predictions
     dl:Loader, # gives batches (xb, yb)
     opt:Optimizer, # has step() and zero_grad(): BasicOptim, or one of torch or fastai
-    loss_func:Callable=mnist_loss, # function of predictions and targets
+    loss_func:Function=mnist_loss, # function of predictions and targets
     device:Device=None, # where the model is; batches are moved there
-    epoch:int|None=None, # number of the epoch, for messages
 )->float: # mean of the batches' losses
-    "One epoch. Raises as `calc_grad`, `batches` and `learning` do."
-    params, losses = optim_params(opt), []
-    for p in params: p.grad = None # an earlier backward may have left one
-    for where,xb,yb in batches(dl, device, epoch):
-        losses.append(calc_grad(xb, yb, model, loss_func, where))
-        learning(params)
+    "One epoch. Raises as `calc_grad`, `batches` and `after_first_batch` do."
+    losses = []
+    if isinstance(model, nn.Module): model.train()
+    for p in optim_params(opt): p.grad = None # an earlier backward may have left one
+    for where,xb,yb in batches(dl, device):
+        with at(where, xb, yb): losses.append(calc_grad(xb, yb, model, loss_func))
+        if len(losses) == 1: after_first_batch(model, opt)
         opt.step()
         opt.zero_grad()
     return finite(torch.stack(losses).mean().cpu()).item()
@@ -62,22 +63,24 @@ def train_model(
     valid_dl:Loader, # gives batches (xb, yb) to validate on
     opt:Optimizer, # made for the parameters of `model`
     epochs:Count, # how often to go through `dl`
-    loss_func:Callable=mnist_loss, # function of predictions and targets
+    loss_func:Function=mnist_loss, # function of predictions and targets that returns a single number
+    metric:Function=batch_accuracy, # another one, for people to read; for ten digits `digit_accuracy`
+    scheduler:Scheduler=None, # of torch, such as `CosineAnnealingLR(opt, epochs)`; takes a step after each epoch
     device:Device=None, # such as 'cpu' or 'cuda'; a module and the batches are moved there
     progress:bool=True, # show a progress bar?
-)->dict[str, list[float]]: # lists 'accuracy', 'train_loss', 'valid_loss' and 'seconds', one number an epoch
-    "Train and measure. Raises as `train_epoch` and `validate_epoch` do."
-    is_module = isinstance(model, nn.Module)
-    if is_module and device is not None: model.to(device)
-    history = {'accuracy': [], 'train_loss': [], 'valid_loss': [], 'seconds': []}
+)->dict[str, list[float]]: # 'train_loss', 'valid_loss', 'accuracy' (or the name of another metric) and 'seconds', one number an epoch
+    "Train and measure; a module ends in evaluation mode. Raises ValueError or TypeError, before the first step if a batch does not fit."
+    if isinstance(model, nn.Module): model.to(device)
+    before_training(model, opt, {'dl': dl, 'valid_dl': valid_dl}, loss_func, metric, device)
+    history = {name: [] for name in ('train_loss', 'valid_loss', 'accuracy' if metric is batch_accuracy else name_of(metric), 'seconds')}
     with tqdm(range(1, epochs + 1), desc='training', disable=not progress, leave=False) as bar:
         for epoch in bar:
             start = perf_counter()
-            if is_module: model.train()
-            history['train_loss'].append(train_epoch(model, dl, opt, loss_func, device, epoch))
-            if is_module: model.eval()
-            history['valid_loss'].append(batch_mean(model, valid_dl, loss_func, device))
-            history['accuracy'].append(validate_epoch(model, valid_dl, device))
-            history['seconds'].append(perf_counter() - start)
-            bar.set_postfix(accuracy=history['accuracy'][-1])
+            with at(f'epoch {epoch}'): train_loss, said = train_epoch(model, dl, opt, loss_func, device), answers(model, valid_dl, device)
+            numbers = train_loss, mean_over(said, loss_func), mean_over(said, metric), perf_counter() - start
+            for column,number in zip(history.values(), numbers): column.append(number)
+            if scheduler: scheduler.step(*[numbers[1]]*isinstance(scheduler, ReduceLROnPlateau)) # which wants the loss
+            bar.set_postfix({name: column[-1] for name,column in history.items()})
+    expect_scores(preds for preds,yb in said)
+    if isinstance(model, nn.Module): model.eval()
     return history

@@ -6,11 +6,11 @@
 __all__ = ['make_dls', 'make_learner', 'CheckLoss', 'Stopwatch', 'fit_learner']
 
 # %% ../nbs/05_fastai_learner.ipynb #54218e0d
-from collections.abc import Callable
 from contextlib import ExitStack
 from time import perf_counter
 
-import fastai.callback.progress # gives Learner its no_bar
+import fastai.callback.progress # gives Learner its no_bar,
+import fastai.callback.schedule # and this fit_one_cycle
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
@@ -19,7 +19,7 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import Tensor, nn
 
-from .checks import Count, Device, Module, Rate, Shaped, checked, finite
+from .checks import Count, Device, Function, Module, Rate, Shaped, at, checked, finite
 from .linear_model import batch_accuracy, mnist_loss
 
 # %% ../nbs/05_fastai_learner.ipynb #d18753ad
@@ -31,9 +31,10 @@ def make_dls(
     valid_y:Shaped[Tensor, 'm ...'], # their targets
     batch_size:Count=256, # images in a batch
     device:Device='cpu', # where the batches go, such as 'cuda'
-)->DataLoaders: # unshuffled
+    shuffle:bool=False, # a new order of the images to train on in each epoch?
+)->DataLoaders:
     "fastai's loaders of two pairs of tensors."
-    train, valid = (DataLoader(list(zip(*pair)), batch_size=batch_size) for pair in ((x, y), (valid_x, valid_y)))
+    train, valid = (DataLoader(list(zip(*pair)), batch_size=batch_size, shuffle=shuffle and pair[0] is x) for pair in ((x, y), (valid_x, valid_y)))
     return DataLoaders(train, valid, device=torch.device(device))
 
 # %% ../nbs/05_fastai_learner.ipynb #5097c1e0
@@ -41,10 +42,10 @@ def make_dls(
 def make_learner(
     dls:DataLoaders, # loaders for training and validation
     model:Module, # from inputs to predictions
-    loss_func:Callable=mnist_loss, # function of predictions and targets
+    loss_func:Function=mnist_loss, # function of predictions and targets
     metrics=batch_accuracy, # function, or list of functions, of predictions and targets
 )->Learner: # to be trained with `fit` or `fit_learner`
-    "A fastai Learner with plain SGD."
+    "A fastai Learner with plain SGD. (For one image call `predict_image(image, learn.model)`: `learn.predict` needs loaders with transforms of fastai.)"
     return Learner(dls, model, opt_func=SGD, loss_func=loss_func, metrics=metrics)
 
 # %% ../nbs/05_fastai_learner.ipynb #01436f43
@@ -52,7 +53,8 @@ class CheckLoss(Callback):
     "Stop a Learner whose training loss is no longer finite."
     def after_loss(self):
         "Raises ValueError with the epoch and the batch."
-        if self.training: finite(self.learn.loss, f'epoch {self.epoch + 1}, batch {self.iter + 1}')
+        with at(f'epoch {self.epoch + 1}, batch {self.iter + 1}'):
+            if self.training: finite(self.learn.loss)
 
 # %% ../nbs/05_fastai_learner.ipynb #30b9d047
 class Stopwatch(Callback):

@@ -7,6 +7,7 @@ __all__ = ['set_lr', 'Learner', 'Recorder', 'Metrics', 'Progress', 'ToDevice', '
 
 # %% ../nbs/07_learner_from_scratch.ipynb #7502d1f6
 import math
+from contextlib import ExitStack
 from copy import deepcopy
 
 import torch
@@ -14,7 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import Callbacks, Count, Device, Function, Loaders, Module, Optimizer, Rate, batches, checked, ensure, usable
+from .checks import (Callbacks, Count, Device, Function, Loaders, Module, Optimizer, Rate, after_first_batch, at,
+                              batches, before_training, checked, ensure, expect_scores, name_of, usable)
 
 # %% ../nbs/07_learner_from_scratch.ipynb #c34b4fdc
 @checked
@@ -50,16 +52,18 @@ class Learner:
     def log(self, name, value):
         "Add a number to a column of the history. Raises ValueError if it has one of this epoch."
         column = self.history.setdefault(name, [])
-        if len(column) == self.epoch: raise ValueError(f"{name} was logged twice in epoch {self.epoch}; is a callback there twice?")
+        if len(column) == self.epoch: raise ValueError(f"{name} was logged twice; is a callback there twice?")
         column.append(float(value))
 
     def one_batch(self):
         "Predict, measure, and in training take a step. Raises ValueError: loss not finite."
         self.tell('before_batch')
-        self.preds = self.model(self.xb)
-        self.loss = self.loss_func(self.preds, self.yb)
+        with at(self.where, self.xb, self.yb):
+            self.preds = self.model(self.xb)
+            self.loss = self.loss_func(self.preds, self.yb)
+            if self.training: usable(self.loss).backward()
         if self.training:
-            usable(self.loss, self.where).backward()
+            if (self.epoch, self.where) == (1, 'batch 1'): after_first_batch(self.model, self.opt)
             self.tell('after_backward')
             self.opt.step()
             self.opt.zero_grad()
@@ -71,7 +75,7 @@ class Learner:
         for self.training, dl in zip((True, False), self.dls):
             self.model.train(self.training)
             with torch.set_grad_enabled(self.training):
-                for self.where, self.xb, self.yb in batches(dl, epoch=self.epoch):
+                for self.where, self.xb, self.yb in batches(dl):
                     if self.stop: return # an epoch cut short has no after_epoch
                     self.one_batch()
         self.tell('after_epoch')
@@ -83,18 +87,21 @@ class Learner:
         cbs:Callbacks=(), # callbacks for this time only, told after the others
         reset_opt:bool=False, # make a new optimiser, or go on with the one that is there?
     )->dict[str, list[float]]: # the history: what was logged, by name, one number an epoch
-        "Train. Raises as `one_epoch` and `one_batch` do; after_fit is told then as well."
+        "Train. Raises as `before_training`, `one_epoch` and `one_batch` do."
         self.epochs, self.lr, self.told = epochs, lr, [*self.cbs, *cbs]
-        self.stop, self.history = False, {}
+        self.stop, self.history, self.epoch, self.training = False, {}, 0, False
         if self.opt is None or reset_opt: self.opt = self.opt_func([p for p in self.model.parameters() if p.requires_grad], lr=lr)
         else: set_lr(self.opt, lr)
         self.opt.zero_grad() # an earlier backward may have left a gradient
-        self.tell('before_fit')
-        try:
+        with ExitStack() as ending: # calls each after_fit at the end, whatever happens
+            for cb in self.told:
+                if hasattr(cb, 'before_fit'): cb.before_fit(self)
+                if hasattr(cb, 'after_fit'): ending.callback(cb.after_fit, self)
+            loaders = {} if any(hasattr(cb, 'before_batch') for cb in self.told) else {'dl': self.dls[0], 'valid_dl': self.dls[1]}
+            before_training(self.model, self.opt, loaders, self.loss_func)
             for self.epoch in range(1, epochs + 1):
-                self.one_epoch()
+                with at(f'epoch {self.epoch}'): self.one_epoch()
                 if self.stop: break
-        finally: self.tell('after_fit')
         return self.history
 
 # %% ../nbs/07_learner_from_scratch.ipynb #f4ff48da
@@ -124,18 +131,21 @@ class Metrics:
     def __init__(self,
         *metrics, # functions like loss_func, for people to read; each is logged under its own name
     ): # raises ValueError: two of one name; TypeError: no function
-        self.metrics = {getattr(metric, '__name__', type(metric).__name__): ensure(Function, metric, 'metrics') for metric in metrics}
+        self.metrics = {name_of(metric): ensure(Function, metric, 'metrics') for metric in metrics}
         if len(self.metrics) < len(metrics): raise ValueError(f"two metrics have the same name: {', '.join(self.metrics)}")
 
     def before_epoch(self, learn): self.batches = []
 
     def after_batch(self, learn):
-        "In validation keep predictions and targets."
+        "In validation keep predictions and targets. Try the metrics on the very first batch, lest they fail after a whole epoch."
         if not learn.training: self.batches.append((learn.preds, learn.yb))
+        elif (learn.epoch, learn.where) == (1, 'batch 1'):
+            for metric in self.metrics.values(): metric(learn.preds.detach(), learn.yb)
 
     def after_epoch(self, learn):
         "Log each metric."
         preds, targets = map(torch.cat, zip(*self.batches))
+        if learn.epoch == learn.epochs: expect_scores([preds])
         for name, metric in self.metrics.items(): learn.log(name, metric(preds, targets))
 
 # %% ../nbs/07_learner_from_scratch.ipynb #3b922e57

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['label_pair', 'init_params', 'linear1', 'sigmoid', 'mnist_loss', 'BatchLoader', 'calc_grad', 'batch_accuracy',
-           'batch_mean', 'validate_epoch', 'train_epoch']
+           'answers', 'mean_over', 'batch_mean', 'validate_epoch', 'train_epoch']
 
 # %% ../nbs/03_linear_model.ipynb #1ea95597
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import (Binary, Count, Device, Float, Loader, Model, NoNaN, Params, Pixels, Rate, Shaped,
-                              batches, checked, finite, learning, usable)
+from .checks import (Binary, Count, Device, Float, Function, Loader, Model, NoNaN, Params, Pixels, Rate, Shaped,
+                              at, batches, checked, evaluating, finite, learning, usable)
 
 # %% ../nbs/03_linear_model.ipynb #bddd85c0
 @checked
@@ -68,7 +69,7 @@ def mnist_loss(
 
 # %% ../nbs/03_linear_model.ipynb #2dad368d
 class BatchLoader:
-    "The batches of `DataLoader(list(zip(x, y)), batch_size)`, as views of x and y unless shuffled."
+    "The batches of `DataLoader(list(zip(x, y)), batch_size)`, copies of x and y."
     @checked
     def __init__(self,
         x:Shaped[Tensor, 'n ...'], # inputs
@@ -83,21 +84,21 @@ class BatchLoader:
     def __len__(self): return math.ceil(len(self.x)/self.batch_size)
 
     def __iter__(self):
-        if not self.shuffle: yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size))
-        else:
+        if self.shuffle:
             order = torch.randperm(len(self.x), generator=self.generator)
             for which in order.split(self.batch_size): yield self.x[which], self.y[which]
+        else:
+            for xb,yb in zip(self.x.split(self.batch_size), self.y.split(self.batch_size)): yield xb.clone(), yb.clone()
 
 # %% ../nbs/03_linear_model.ipynb #9ee8004a
 def calc_grad(
     xb:Tensor, # (n, 784) a batch of inputs
     yb:Tensor, # (n, 1) its targets
-    model:Callable, # function from inputs to predictions (n, 1)
-    loss_func:Callable=mnist_loss, # function of predictions and targets
-    where:str='', # such as 'epoch 2, batch 17', for messages
+    model:Callable[..., Tensor], # function from inputs to predictions (n, 1)
+    loss_func:Callable[..., Tensor]=mnist_loss, # function of predictions and targets
 )->Tensor: # the loss, a single number without a gradient
     "Add a batch's gradients to those of the parameters. Raises ValueError if there is no gradient or the loss is not finite."
-    loss = usable(loss_func(model(xb), yb), where)
+    loss = usable(loss_func(model(xb), yb))
     loss.backward()
     return loss.detach()
 
@@ -113,15 +114,35 @@ def batch_accuracy(
 
 # %% ../nbs/03_linear_model.ipynb #dec54a68
 @checked
-@torch.no_grad()
+def answers(
+    model:Model, # function from inputs to predictions
+    dl:Loader, # gives batches (xb, yb)
+    device:Device=None, # where the model is; batches are moved there
+)->list[tuple[Tensor, Tensor]]: # the predictions and targets of each batch
+    "What a model says to the batches of a loader, in evaluation mode."
+    said = []
+    with evaluating(model):
+        for where,xb,yb in batches(dl, device):
+            with at(where, xb, yb): said.append((model(xb), yb))
+    return said
+
+# %% ../nbs/03_linear_model.ipynb #d1f6a370
+def mean_over(
+    said:list[tuple[Tensor, Tensor]], # predictions and targets of each batch, from `answers`
+    metric:Callable[..., Any], # function of both that returns a single number
+)->float: # each batch counts once
+    "Mean of a metric over batches."
+    return torch.stack([torch.as_tensor(metric(preds, yb)) for preds,yb in said]).mean().item()
+
+@checked
 def batch_mean(
     model:Model, # function from inputs to predictions
     dl:Loader, # gives batches (xb, yb)
-    metric:Callable, # function of predictions and targets that returns a single number
+    metric:Function, # function of predictions and targets that returns a single number
     device:Device=None, # where the model is; batches are moved there
 )->float: # mean over the batches, each counted once
     "Mean of a metric over the batches of a loader."
-    return torch.stack([metric(model(xb), yb) for _,xb,yb in batches(dl, device)]).mean().item()
+    return mean_over(answers(model, dl, device), metric)
 
 # %% ../nbs/03_linear_model.ipynb #123dc024
 @checked
@@ -140,15 +161,14 @@ def train_epoch(
     dl:Loader, # gives batches (xb, yb)
     params:Params, # the tensors that learn, such as [weights, bias]; changed in place
     lr:Rate, # learning rate
-    loss_func:Callable=mnist_loss, # function of predictions and targets
+    loss_func:Function=mnist_loss, # function of predictions and targets
     device:Device=None, # where `params` are; batches are moved there
-    epoch:int|None=None, # number of the epoch, for messages
 )->float: # mean of the batches' losses
     "One epoch of SGD. Raises as `calc_grad`, `batches` and `learning` do."
     losses = []
     for p in params: p.grad = None # an earlier backward may have left one
-    for where,xb,yb in batches(dl, device, epoch):
-        losses.append(calc_grad(xb, yb, model, loss_func, where))
+    for where,xb,yb in batches(dl, device):
+        with at(where, xb, yb): losses.append(calc_grad(xb, yb, model, loss_func))
         for p in learning(params, every=True):
             p.data -= p.grad*lr
             p.grad.zero_()

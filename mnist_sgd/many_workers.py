@@ -58,12 +58,12 @@ def worker_epoch(
     "One epoch of one worker. Raises as `batches`, `share_loss`, `finite`, and without a group."
     import torch
     import torch.distributed as dist
-    from mnist_sgd.checks import batches, finite
+    from mnist_sgd.checks import at, batches, finite
     if world > 1 and not dist.is_initialized():
         raise ValueError("several workers need a process group: start them with torchrun or launch")
     opt.zero_grad() # an earlier backward may have left a gradient
     places, losses = [], []
-    for where,xb,yb in batches(dl, device, epoch):
+    for where,xb,yb in batches(dl, device):
         part_xb, part_yb = share(xb, yb, rank, world)
         loss = share_loss(model(part_xb), part_yb, len(xb), world)
         loss.backward()
@@ -73,7 +73,8 @@ def worker_epoch(
         losses.append(loss.detach()/world)
     losses = torch.stack(losses)
     if dist.is_initialized(): dist.all_reduce(losses)
-    for where,loss in zip(places, losses.cpu()): finite(loss, where)
+    for where,loss in zip(places, losses.cpu()):
+        with at(where if epoch is None else f'epoch {epoch}, {where}'): finite(loss)
     return losses.mean().item()
 
 # %% ../nbs/10_many_workers.ipynb #069244f4

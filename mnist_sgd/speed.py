@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from .checks import Binary, Count, Rate, ensure, finite
+from .checks import Binary, Count, Rate, at, ensure, finite
 from .linear_model import (BatchLoader, batch_mean, linear1,
                                     mnist_loss, validate_epoch)
 
@@ -116,7 +116,7 @@ def fast_epoch(
         w.sub_(torch.mv(xb.T, g, out=grad), alpha=lr)
         b.sub_(g.sum(), alpha=lr)
     loss = torch.where(is_one, 1 - p, p)@share/share.sum()
-    finite(loss, '' if epoch is None else f'epoch {epoch}')
+    with at('this epoch' if epoch is None else f'epoch {epoch}'): finite(loss)
     return loss.item()
 
 # %% ../nbs/09_speed.ipynb #24dd3955

@@ -92,7 +92,7 @@ def test_history(runs, valid_dl):
     assert {k: len(v) for k, v in history.items()} == {'accuracy': 20, 'train_loss': 20, 'valid_loss': 20, 'seconds': 20}
     assert all(s > 0 for s in history['seconds'])
     right = torch.stack([batch_accuracy(model(x), y) for x, y in valid_dl]).mean().item()
-    assert history['accuracy'][-1] == round(right, 4)
+    assert history['accuracy'][-1] == right
     assert history['train_loss'][-1] < history['train_loss'][0]
 
 
@@ -109,7 +109,7 @@ def test_one_thread_gives_the_same_numbers(dl, valid_dl, runs):
 def test_device_moves_module_and_batches(tiny_dl):
     model = nn.Linear(784, 1)
     opt = BasicOptim(model.parameters(), 1.)
-    with pytest.raises(ValueError, match='no parameter has a gradient'): # to move it there makes new parameters
+    with pytest.raises(ValueError, match='opt moves no parameter of the model'): # to move it there makes new parameters
         train_model(model, tiny_dl, tiny_dl, opt, 1, device='meta', progress=False)
     assert model.weight.device.type == 'meta'
     model = nn.Linear(784, 1)
@@ -125,7 +125,7 @@ def test_module_is_in_the_right_mode(tiny_dl):
             return super().forward(x)
     model = Watch(784, 1)
     train_model(model, tiny_dl, tiny_dl, BasicOptim(model.parameters(), 1.), 1, progress=False)
-    assert seen == [True]*2 + [False]*4
+    assert seen[2:] == [True]*2 + [False]*2 and not model.training
 
 
 def test_any_function_is_a_model(tiny_dl):
@@ -158,7 +158,7 @@ def test_bad_data(tiny_dl):
     with pytest.raises(ValueError, match='targets must be 0 or 1'):
         train_epoch(model, BatchLoader(tiny_dl.x, tiny_dl.y*4 + 3), opt)
     tiny_dl.x[3] = math.inf
-    with pytest.raises(ValueError, match='the loss is nan at epoch 1, batch 2'):
+    with pytest.raises(ValueError, match='epoch 1, batch 2: the loss is nan'):
         train_model(model, tiny_dl, tiny_dl, opt, 3, progress=False)
     assert model.weight.isfinite().all()
 

@@ -79,7 +79,7 @@ def test_loss_that_is_not_finite(dl, valid_dl):
     x = dl.x[:600].clone()
     x[300] = math.nan
     learn = make_learner(make_dls(x, dl.y[:600], valid_dl.x, valid_dl.y), linear())
-    with pytest.raises(ValueError, match='^the loss is nan at epoch 1, batch 2: try a learning rate ten times smaller'):
+    with pytest.raises(ValueError, match='^epoch 1, batch 2: the loss is nan: try a learning rate ten times smaller'):
         fit_learner(learn, 2, 1.)
     assert learn.model.weight.isfinite().all()
     assert issubclass(CheckLoss, Callback)

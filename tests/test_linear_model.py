@@ -211,8 +211,8 @@ def test_parameters_without_a_gradient(tiny_dl):
 def test_loss_that_is_not_finite_stops_before_the_step(tiny_dl):
     (weights, bias), model = start_of_training()
     tiny_dl.x[2, 0] = math.nan
-    with pytest.raises(ValueError, match='the loss is nan at epoch 5, batch 2: try a learning rate ten times smaller'):
-        train_epoch(model, tiny_dl, [weights, bias], 1., epoch=5)
+    with pytest.raises(ValueError, match='^batch 2: the loss is nan: try a learning rate ten times smaller'):
+        train_epoch(model, tiny_dl, [weights, bias], 1.)
     assert weights.isfinite().all() and bias.isfinite().all()
     tiny_dl.x[2, 0] = 0  # and nothing is left behind that a second try would fall over
     train_epoch(model, tiny_dl, [weights, bias], .1)
