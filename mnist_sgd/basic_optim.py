@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .checks import (Count, Device, Function, Loader, Model, Optimizer, Params, Rate, Scheduler, after_first_batch, at,
                               batches, before_training, checked, expect_scores, finite, learning, name_of, optim_params)
-from .linear_model import answers, batch_accuracy, calc_grad, mean_over, mnist_loss
+from .linear_model import batch_accuracy, calc_grad, mean_over, mnist_loss, predict_batches
 
 # %% ../nbs/04_basic_optim.ipynb #ddb9298b
 class BasicOptim:
@@ -71,12 +71,12 @@ def train_model(
 )->dict[str, list[float]]: # 'train_loss', 'valid_loss', 'accuracy' (or the name of another metric) and 'seconds', one number an epoch
     "Train and measure; a module ends in evaluation mode. Raises ValueError or TypeError, before the first step if a batch does not fit."
     if isinstance(model, nn.Module): model.to(device)
-    before_training(model, opt, {'dl': dl, 'valid_dl': valid_dl}, loss_func, metric, device)
+    before_training(model, opt, [dl, valid_dl], loss_func, metric, device)
     history = {name: [] for name in ('train_loss', 'valid_loss', 'accuracy' if metric is batch_accuracy else name_of(metric), 'seconds')}
     with tqdm(range(1, epochs + 1), desc='training', disable=not progress, leave=False) as bar:
         for epoch in bar:
             start = perf_counter()
-            with at(f'epoch {epoch}'): train_loss, said = train_epoch(model, dl, opt, loss_func, device), answers(model, valid_dl, device)
+            with at(f'epoch {epoch}'): train_loss, said = train_epoch(model, dl, opt, loss_func, device), predict_batches(model, valid_dl, device)
             numbers = train_loss, mean_over(said, loss_func), mean_over(said, metric), perf_counter() - start
             for column,number in zip(history.values(), numbers): column.append(number)
             if scheduler: scheduler.step(*[numbers[1]]*isinstance(scheduler, ReduceLROnPlateau)) # which wants the loss

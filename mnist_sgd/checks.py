@@ -460,9 +460,9 @@ def _owned(model): return {id(p): name for name,p in model.named_parameters() if
 def before_training(
     model, # an nn.Module, or any function
     opt, # the optimiser, made for its parameters
-    loaders:dict, # {name: loader} of pairs (xb, yb), those to train on first
+    loaders, # of pairs (xb, yb): one to train on and one to validate on, or none to look at
     loss_func, # function of predictions and targets
-    metric=None, # another one, to be computed on the last loader
+    metric=None, # another one, for the loader to validate on
     device=None, # where the model is
 ):
     "Look at an optimiser, and at one batch of each loader. Raises ValueError or TypeError. Warns of parameters that `opt` does not move."
@@ -471,14 +471,14 @@ def before_training(
     still = [name for i,name in own.items() if i not in set(map(id, moved))]
     if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the very model that you train")
     if still: warnings.warn(f"opt does not move {', '.join(still)}: make the optimiser when the model has all its layers", stacklevel=4)
-    with _same_random(loaders.values()), evaluating(model):
-        for name,dl in loaders.items():
+    with _same_random(loaders), evaluating(model):
+        for name,dl in zip(('dl', 'valid_dl'), loaders):
             if isinstance(dl, Iterator): continue # a batch that is looked at would be lost
             with at(name): where, xb, yb = next(batches(dl, device))
             with at(f'{name}, {where}', xb, yb):
                 preds = model(xb.clone())
                 loss = loss_func(preds, yb)
-                if metric and name == list(loaders)[-1]: float(metric(preds, yb))
+                if metric and name == 'valid_dl': float(metric(preds, yb))
                 finite(loss)
 
 # %% ../nbs/94_checks.ipynb #71e188f9

@@ -97,8 +97,7 @@ class Learner:
             for cb in self.told:
                 if hasattr(cb, 'before_fit'): cb.before_fit(self)
                 if hasattr(cb, 'after_fit'): ending.callback(cb.after_fit, self)
-            loaders = {} if any(hasattr(cb, 'before_batch') for cb in self.told) else {'dl': self.dls[0], 'valid_dl': self.dls[1]}
-            before_training(self.model, self.opt, loaders, self.loss_func)
+            before_training(self.model, self.opt, [] if any(hasattr(cb, 'before_batch') for cb in self.told) else self.dls, self.loss_func)
             for self.epoch in range(1, epochs + 1):
                 with at(f'epoch {self.epoch}'): self.one_epoch()
                 if self.stop: break

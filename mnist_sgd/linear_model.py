@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['label_pair', 'init_params', 'linear1', 'sigmoid', 'mnist_loss', 'BatchLoader', 'calc_grad', 'batch_accuracy',
-           'answers', 'mean_over', 'batch_mean', 'validate_epoch', 'train_epoch']
+           'predict_batches', 'mean_over', 'batch_mean', 'validate_epoch', 'train_epoch']
 
 # %% ../nbs/03_linear_model.ipynb #1ea95597
 import math
@@ -114,7 +114,7 @@ def batch_accuracy(
 
 # %% ../nbs/03_linear_model.ipynb #dec54a68
 @checked
-def answers(
+def predict_batches(
     model:Model, # function from inputs to predictions
     dl:Loader, # gives batches (xb, yb)
     device:Device=None, # where the model is; batches are moved there
@@ -128,7 +128,7 @@ def answers(
 
 # %% ../nbs/03_linear_model.ipynb #d1f6a370
 def mean_over(
-    said:list[tuple[Tensor, Tensor]], # predictions and targets of each batch, from `answers`
+    said:list[tuple[Tensor, Tensor]], # predictions and targets of each batch, from `predict_batches`
     metric:Callable[..., Any], # function of both that returns a single number
 )->float: # each batch counts once
     "Mean of a metric over batches."
@@ -142,7 +142,7 @@ def batch_mean(
     device:Device=None, # where the model is; batches are moved there
 )->float: # mean over the batches, each counted once
     "Mean of a metric over the batches of a loader."
-    return mean_over(answers(model, dl, device), metric)
+    return mean_over(predict_batches(model, dl, device), metric)
 
 # %% ../nbs/03_linear_model.ipynb #123dc024
 @checked

@@ -162,12 +162,12 @@ BODIES = {
         'calc_grad': ("loss.detach()", "loss", 'detach()'),
         'train_epoch': ("p.grad.zero_()", "pass", 'a step after each batch'),
         'batch_accuracy': ("> 0.5", ">= 0.5", '0 is not above 0'),
-        'batch_mean': (".mean().item()", ".mean()", 'a float'),
+        'batch_mean': (", metric)", ", metric)*2", 'each batch counts once'),
         'validate_epoch': (", 4)", ", 3)", 'rounded to four digits')},
     '04_basic_optim': {
         'BasicOptim': ("p.data -= p.grad*self.lr", "p.data += p.grad*self.lr", 'against its gradient'),
-        'train_epoch': ("learning(params)", "pass", 'the optimiser of another model'),
-        'train_model': ("if is_module: model.eval()", "", 'model.eval()')},
+        'train_epoch': ("if len(losses) == 1: after_first_batch(model, opt)", "", 'the optimiser of another model'),
+        'train_model': ("mean_over(said, metric)", "mean_over(said, loss_func)", 'the accuracy after each epoch')},
     '05_fastai_learner': {
         'make_dls': ("((x, y), (valid_x, valid_y))", "((x, y), (x, y))", 'the second loader'),
         'make_learner': ("opt_func=SGD, ", "", 'plain SGD'),

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
+from mnist_sgd.all_digits import predict_image
 from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner
 from mnist_sgd.linear_model import batch_accuracy, mnist_loss
 from mnist_sgd.replay import skip_draws
@@ -104,3 +105,17 @@ def test_refuses(dls, dl, valid_dl):
         with pytest.raises(ValueError, match='epochs must be'): fit_learner(make_learner(dls, linear()), epochs, 1.)
     for lr in (0, math.nan):
         with pytest.raises(ValueError, match='lr must be'): fit_learner(make_learner(dls, linear()), 1, lr)
+
+
+def test_shuffled_loaders_and_what_else_fastai_offers(dl, valid_dl):
+    dls = make_dls(dl.x, dl.y, valid_dl.x, valid_dl.y, shuffle=True)
+    (first, y), (again, _) = next(iter(dls.train)), next(iter(dls.train))
+    assert len(y.unique()) == 2 and not first.equal(again)
+    torch.testing.assert_close(torch.cat([xb for xb, _ in dls.valid]), valid_dl.x)
+    learn = make_learner(dls, linear())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1.)
+    assert learn.recorder.values[0][2] > .95
+    preds, targets = learn.get_preds()
+    torch.testing.assert_close(preds, learn.model(valid_dl.x).detach())
+    torch.testing.assert_close(targets, valid_dl.y)
+    assert predict_image(valid_dl.x[2000].view(28, 28), learn.model)[0] == 0 and 'learn.predict' in make_learner.__doc__

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
 from mnist_sgd.linear_model import init_params, train_epoch, validate_epoch
-from mnist_sgd.neural_net import make_net, relu, show_features, simple_net
+from mnist_sgd.neural_net import log_loss, make_net, relu, show_features, simple_net
 from mnist_sgd.replay import skip_draws
 
 
@@ -109,3 +109,14 @@ def test_refuses():
     for weights in (torch.ones(3, 28, 28), torch.ones(784), torch.ones(784, 30)):
         with pytest.raises(ValueError, match=r'show_features: weights must have the shape \(n, 784\)'): show_features(weights)
     with pytest.raises(ValueError, match='weights is empty'): show_features(torch.ones(0, 784))
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.float32, torch.bool, torch.uint8])
+def test_log_loss_is_torchs(dtype):
+    preds, targets = torch.tensor([[3.], [-200.], [.5]], requires_grad=True), torch.tensor([[1], [1], [0]])
+    expected = F.binary_cross_entropy_with_logits(preds, targets.float())
+    assert_close(log_loss(preds, targets.to(dtype)), expected)
+    assert_close(torch.autograd.grad(log_loss(preds, targets.to(dtype)), preds), torch.autograd.grad(expected, preds))
+    assert log_loss(preds.double(), targets).dtype == torch.float64
+    with pytest.raises(ValueError, match='^log_loss: targets must be 0 or 1, got 7'): log_loss(preds, targets*7)
+    with pytest.raises(ValueError, match='^log_loss: targets must have the shape of predictions'): log_loss(preds, targets[:, 0])

@@ -14,7 +14,7 @@ from mnist_sgd.all_digits import cross_entropy, digit_accuracy
 from mnist_sgd.basic_optim import BasicOptim, train_epoch, train_model
 from mnist_sgd.checks import at, evaluating
 from mnist_sgd.learner_from_scratch import Learner, LRFinder, Metrics, Progress, Recorder
-from mnist_sgd.linear_model import BatchLoader, answers, batch_accuracy, batch_mean, calc_grad, label_pair, mnist_loss, train_epoch as train_by_hand, validate_epoch
+from mnist_sgd.linear_model import BatchLoader, batch_accuracy, batch_mean, calc_grad, label_pair, mnist_loss, predict_batches, train_epoch as train_by_hand, validate_epoch
 
 SGD = torch.optim.SGD
 
@@ -109,8 +109,8 @@ def test_measuring_depends_on_no_mode_and_changes_none(mode):
     model[2].train(not mode) # one part has a mode of its own
     state = {name: t.clone() for name, t in model.state_dict().items()}
     assert measured(model, dl) == measured(model, dl)
-    found = [F.binary_cross_entropy_with_logits(preds, yb.float()).item() for preds, yb in answers(model, dl)]
-    assert found == wanted and not answers(model, dl)[0][0].requires_grad
+    found = [F.binary_cross_entropy_with_logits(preds, yb.float()).item() for preds, yb in predict_batches(model, dl)]
+    assert found == wanted and not predict_batches(model, dl)[0][0].requires_grad
     assert [part.training for part in model] == [mode, mode, not mode, mode] and model.training == mode
     for name, t in model.state_dict().items(): assert t.equal(state[name])
 
@@ -344,3 +344,55 @@ def test_a_failing_callback_leaves_no_bar_open_and_no_weights_moved(moment, firs
     with pytest.raises(ZeroDivisionError), redirect_stderr(StringIO()): learn.fit(3)
     assert model.weight.equal(before) # LRFinder put them back
     if not (first and moment == 'before_fit'): assert bar.bar.disable # a closed bar
+
+
+# devices
+
+class Noted(torch.Tensor):
+    "A tensor that notes where it is sent."
+    def to(self, *args, **kwargs):
+        Noted.sent.append(*args, **kwargs)
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize('run', [
+    lambda dl, device: by_train_model(linear(), dl, dl, device=device), lambda dl, device: train_epoch(model := linear(), dl, SGD(model.parameters(), lr=.1), device=device),
+    lambda dl, device: train_by_hand(model := linear(), dl, model.parameters(), .1, device=device), lambda dl, device: batch_mean(linear(), dl, mnist_loss, device),
+    lambda dl, device: validate_epoch(linear(), dl, device), lambda dl, device: predict_batches(linear(), dl, device)])
+@pytest.mark.parametrize('device', ['cpu', torch.device('cpu')])
+def test_every_batch_is_sent_to_the_device(run, device):
+    Noted.sent = []
+    run([tuple(t.as_subclass(Noted) for t in batch) for batch in made_up()], device)
+    assert len(Noted.sent) in (6, 2*2 + 4*3) and set(Noted.sent) == {device}
+
+
+# several groups
+
+def test_every_group_of_parameters_is_looked_at():
+    model = two_layers()
+    opt = SGD([{'params': [model[0].weight, model[0].bias]}, {'params': [model[2].weight, model[2].bias]}], lr=.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        by_train_model(model, made_up(), made_up(), opt)
+    before = model[2].weight.detach().clone()
+    model[2].weight.grad = torch.full_like(before, math.nan) # left there by somebody else
+    by_train_model(model, made_up(), made_up(), opt)
+    assert model[2].weight.isfinite().all() and not model[2].weight.equal(before)
+
+
+def test_mean_loss_of_an_epoch():
+    dl, model = made_up(), linear()
+    losses = [mnist_loss(model(xb), yb).item() for xb, yb in dl]
+    assert len(set(losses)) == 3
+    for train in (lambda: train_epoch(model, dl, SGD(model.parameters(), lr=1e-30)), lambda: train_by_hand(model, dl, model.parameters(), 1e-30)):
+        assert train() == pytest.approx(sum(losses)/3)
+
+
+@pytest.mark.parametrize('train', [lambda model, dl, loss: by_train_model(model, dl, dl, loss_func=loss), lambda model, dl, loss: by_learner(model, dl, dl, loss_func=loss),
+                                   lambda model, dl, loss: train_epoch(model, dl, SGD(model.parameters(), lr=.1), loss), lambda model, dl, loss: train_by_hand(model, dl, model.parameters(), .1, loss)])
+def test_another_loss_moves_the_weights_as_torch_says(train):
+    def loss(preds, yb): return F.mse_loss(preds, yb.float())
+    dl, model = made_up(8), linear()
+    expected = model.weight.detach() - .1*torch.autograd.grad(loss(model(dl.x), dl.y), model.weight)[0]
+    train(model, dl, loss)
+    torch.testing.assert_close(model.weight.detach(), expected)
