@@ -59,7 +59,7 @@ def show_images(
 # %% ../nbs/00_data.ipynb #803ebdcd
 def load_digit(
     digit:int, # which digit, 0 to 9
-    split:str='train', # 'train', from the 60,000 images, or 'valid', from the other 10,000
+    split:str='train', # 'train', from the 60,000 images, or 'valid' or 'test', from the other 10,000
     dtype:torch.dtype=torch.float32, # float32 for pixels in [0, 1], uint8 for pixels in 0..255
     npz=NPZ, # a file made by `pack_mnist`
 )->Tensor: # (n, 28, 28), in the order of the sorted file names
@@ -70,7 +70,7 @@ def load_digit(
 def load_pair(
     first:int=3, # a digit, 0 to 9
     second:int=7, # another one
-    split:str='train', # 'train' or 'valid'
+    split:str='train', # 'train', or 'valid' or 'test'
     dtype:torch.dtype=torch.float32, # float32 for pixels in [0, 1], uint8 for pixels in 0..255
     npz=NPZ, # a file made by `pack_mnist`
 )->tuple[Tensor, Tensor]: # (images of `first`, images of `second`), each (n, 28, 28)

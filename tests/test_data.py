@@ -40,6 +40,11 @@ def test_pair_is_two_digits():
     assert_close(nine, load_digit(9, 'valid', torch.uint8))
 
 
+def test_test_is_another_word_for_valid():
+    assert_close(load_pair(4, 9, 'test', torch.uint8), load_pair(4, 9, 'valid', torch.uint8))
+    assert_close(load_digit(4, 'test'), load_digit(4, 'valid'))
+
+
 def test_every_call_gives_its_own_memory():
     first = load_digit(1, 'valid')
     first.zero_()
@@ -52,7 +57,8 @@ def test_unknown_digit(digit):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="split must be 'train' or 'valid', got 'test'"): load_digit(3, 'test')
+    for split in ('tests', None, ['train'], 1):
+        with pytest.raises(ValueError, match="split must be 'train', or 'valid' or 'test', which are the same, got"): load_digit(3, split)
     with pytest.raises(ValueError, match='dtype must be torch.float32 or torch.uint8'): load_digit(3, dtype=torch.int64)
     with pytest.raises(ValueError, match='two different digits, got 3 twice'): load_pair(3, 3)
 
