@@ -7,6 +7,7 @@ from copy import deepcopy
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
+from threading import Thread
 
 import nbformat, numpy, pytest, torch
 from conftest import needs_links, needs_pipes
@@ -532,6 +533,71 @@ def test_a_link_in_the_place_of_a_backup_is_not_followed(tmp_path):
     (tmp_path/'00_data.ipynb.bak').symlink_to(tmp_path/'elsewhere')
     assert write_copies(tmp_path, force=True)[0].endswith('00_data.ipynb.bak2')
     assert not (tmp_path/'elsewhere').exists()
+
+
+@needs_links
+@pytest.mark.parametrize('there', [True, False])
+def test_a_link_in_the_place_of_a_copy_is_kept_and_not_followed(tmp_path, there):
+    "Nothing outside the folder is touched."
+    (tmp_path/'copies').mkdir()
+    if there: (tmp_path/'mine').write_text('mine', encoding='utf-8')
+    (tmp_path/'copies'/'00_data.ipynb').symlink_to(tmp_path/'mine')
+    assert write_copies(tmp_path/'copies', force=True)[0].endswith('00_data.ipynb.bak')
+    assert (tmp_path/'mine').exists() == there and not (tmp_path/'copies'/'00_data.ipynb').is_symlink()
+    if there: assert (tmp_path/'mine').read_text(encoding='utf-8') == 'mine'
+    assert os.readlink(tmp_path/'copies'/'00_data.ipynb.bak') == str(tmp_path/'mine')
+
+
+def test_eight_at_once_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr('mnist_sgd.practice.walk', lambda found=dict(list(walk().items())[:2]): found)
+    monkeypatch.setattr('mnist_sgd.practice.practice_copy', lambda nb, name: COPIES[name]) # Python 3.11 cannot parse in two threads
+    for attempt in range(5):
+        folder = tmp_path/str(attempt)
+        folder.mkdir()
+        for name in NAMES[:2]: (folder/f'{name}.ipynb').write_text(f'what I wrote in {name}', encoding='utf-8')
+        threads = [Thread(target=write_copies, args=(folder, True)) for _ in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        kept = [path.read_text(encoding='utf-8') for path in folder.glob('*.bak*')]
+        for name in NAMES[:2]:
+            assert kept.count(f'what I wrote in {name}') == 1
+            assert json.loads((folder/f'{name}.ipynb').read_text(encoding='utf-8')) == COPIES[name]
+        assert '' not in kept
+
+
+@pytest.mark.slow
+def test_the_command_twice_at_once_loses_nothing(tmp_path):
+    (tmp_path/'00_data.ipynb').write_text('mine', encoding='utf-8')
+    many = [subprocess.Popen([COMMAND, '--force', tmp_path], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in many] == [0, 0]
+    assert [path.read_text(encoding='utf-8') for path in tmp_path.glob('*.bak*')].count('mine') == 1
+
+
+def test_what_a_learner_saves_while_a_copy_is_made_is_kept_too(tmp_path, monkeypatch):
+    def saved_meanwhile(nb, name):
+        (tmp_path/f'{name}.ipynb').write_text('saved', encoding='utf-8')
+        return practice_copy(nb, name)
+    monkeypatch.setattr('mnist_sgd.practice.practice_copy', saved_meanwhile)
+    assert write_copies(tmp_path)[0] == '00_data.ipynb: written, the old one is 00_data.ipynb.bak'
+    assert (tmp_path/'00_data.ipynb.bak').read_text(encoding='utf-8') == 'saved'
+
+
+def test_a_copy_that_cannot_be_written_leaves_the_old_one_in_its_place(tmp_path, monkeypatch):
+    def full(path, write): raise ValueError('the disk is full')
+    (tmp_path/'00_data.ipynb').write_text('mine', encoding='utf-8')
+    monkeypatch.setattr('mnist_sgd.storage.write_file', full)
+    with pytest.raises(ValueError, match='the disk is full'): write_copies(tmp_path, force=True)
+    assert {path.name: path.read_text(encoding='utf-8') for path in tmp_path.iterdir()} == {'00_data.ipynb': 'mine'}
+
+
+def test_a_folder_in_the_place_of_a_copy_is_left_as_it_is(tmp_path):
+    (tmp_path/'00_data.ipynb').mkdir()
+    with pytest.raises(ValueError, match='cannot keep .*00_data.ipynb as a backup .*; it is left as it is'): write_copies(tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ['00_data.ipynb']
+
+
+def test_a_function_in_a_cell_that_is_exported_for_insiders_can_be_asked_for():
+    assert 'tests-double' in copied((DOUBLE[0].replace('export', 'exporti'), {}), TESTS)
 
 
 def test_force_keeps_every_old_copy(tmp_path):
