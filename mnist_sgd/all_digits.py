@@ -11,24 +11,26 @@ __all__ = ['load_all', 'mean_distances', 'log_sum_exp', 'log_softmax', 'softmax'
 import json
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .checks import Classes, Float, Module, NoNaN, Shaped, checked, ensure, evaluating
 from .data import NPZ, load_digit
 from .learner_from_scratch import set_lr
 from .linear_model import BatchLoader
-from .storage import write_file
+from .storage import _read_image, load_arrays, write_file
 
 # %% ../nbs/08_all_digits.ipynb #0a02ded7
 def load_all(
-    split:str='train', # 'train' (60,000 images) or 'valid' (10,000)
-    npz=NPZ, # a file made by `pack_mnist`
-)->tuple[Tensor, Tensor]: # x (n, 784) of floats in [0, 1], and y (n,) of int64, the digits; 0s first, then 1s, ...
+    split:str='train', # 'train' (60,000 images), or 'valid' or 'test' (the other 10,000)
+    npz:Path=NPZ, # a file made by `pack_mnist`
+    by_digit:bool=True, # 0s first, then 1s, …: the first 50,000 hold no 9. False for MNIST's own order, which is mixed
+)->tuple[Tensor, Tensor]: # x (n, 784) of floats in [0, 1], and y (n,) of int64, the digits
     "All images of all digits, and their labels. Raises ValueError as `load_digit` does."
+    if not by_digit:
+        images, labels = map(torch.from_numpy, load_arrays(split, npz))
+        return images.flatten(1).float().div_(255), labels
     images = [load_digit(digit, split, torch.uint8, npz) for digit in range(10)]
     y = torch.cat([torch.full((len(x),), digit) for digit, x in enumerate(images)])
     return torch.cat(images).flatten(1).float().div_(255), y
@@ -90,7 +92,7 @@ def digit_accuracy(
 # %% ../nbs/08_all_digits.ipynb #618a0c54
 def digit_loaders(
     batch_size:int=128, # images in a batch
-    npz=NPZ, # a file made by `pack_mnist`
+    npz:Path=NPZ, # a file made by `pack_mnist`
 )->tuple[BatchLoader, BatchLoader]: # 60,000 images to train on, shuffled, and 10,000 to validate on
     "Loaders of all ten digits. Raises ValueError as `load_all` and `BatchLoader` do."
     return BatchLoader(*load_all('train', npz), batch_size, shuffle=True), BatchLoader(*load_all('valid', npz), batch_size)
@@ -191,17 +193,17 @@ def load_model(
     model.load_state_dict(weights)
     return model.eval(), made_by
 
-# %% ../nbs/08_all_digits.ipynb #5b8e1d70
 @checked
 def predict_image(
     image, # the path of an image file, or an array (28, 28): floats in [0, 1], or whole numbers from 0 to 255; 0 is the background
     model:Module, # from images (n, 784) to scores, or to one raw prediction
 )->tuple[int, Tensor]: # the class (of one prediction: 1 if it is above 0), and the probability of each class, on the CPU
     "What a model reads in one image. Raises ValueError: no such image, another size, pixels outside of the range."
-    x = torch.as_tensor(np.array(Image.open(image).convert("L")) if isinstance(image, (str, Path)) else image)
-    x = ensure(Shaped[Tensor, '28 28'], x, 'image')
-    most = 1 if x.is_floating_point() else 255
-    if not (0 <= x.min() and x.max() <= most): raise ValueError(f"the pixels of image must be from 0 to {most}, got {x.min():g} to {x.max():g}")
-    preds = scores(model, x[None]).flatten().cpu()
-    probabilities = preds.softmax(0) if len(preds) > 1 else torch.cat([1 - preds.sigmoid(), preds.sigmoid()])
-    return int(probabilities.argmax()), probabilities
+    if isinstance(image, (str, Path)): image = _read_image(image)
+    try: x = torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"image must be a path or an array (28, 28), got {type(image).__name__}") from e
+    x, (kind, most) = ensure(Shaped[Tensor, '28 28'], x, 'image'), ('floats', 1) if x.is_floating_point() else ('whole numbers', 255)
+    if not (0 <= x.min() and x.max() <= most): raise ValueError(f"image must hold {kind} from 0 to {most}, got {x.min():g} to {x.max():g}")
+    preds = scores(model, x[None]).flatten().detach().cpu()
+    if len(preds) == 1: preds = torch.cat([0*preds, preds]) # whose softmax is that of the sigmoid
+    return int(preds.argmax()), preds.softmax(0)

@@ -17,6 +17,7 @@ from mnist_sgd.all_digits import (Anneal, confusion, cross_entropy, digit_accura
 from mnist_sgd.data import load_digit
 from mnist_sgd.learner_from_scratch import Learner, Metrics
 from mnist_sgd.linear_model import BatchLoader
+from mnist_sgd.storage import load_arrays
 
 rows = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=10, max_size=10), min_size=1, max_size=5).map(tensor)
 
@@ -30,7 +31,7 @@ def test_all_images_in_order_of_the_digits(valid_10):
     assert x.shape == (10_000, 784) and y.shape == (10_000,) and y.dtype == torch.int64
     assert y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     for digit in (0, 3, 9): assert_close(x[y == digit], load_digit(digit, 'valid').flatten(1), rtol=0, atol=0)
-    with pytest.raises(ValueError, match="split must be 'train' or 'valid', got 'test'"): load_all('test')
+    with pytest.raises(ValueError, match="split must be 'train', 'valid' or 'test', got 'testing'"): load_all('testing')
 
 
 def test_ten_means_are_right_about_two_thirds(valid_10):
@@ -307,7 +308,7 @@ def test_predict_image_with_one_raw_prediction():
     (torch.full((28, 28), 255.), ValueError, '^image must hold floats from 0 to 1, got 255 to 255$'),
     (torch.full((28, 28), -1), ValueError, '^image must hold whole numbers from 0 to 255, got -1 to -1$'),
     (torch.full((28, 28), math.nan), ValueError, '^image must hold floats from 0 to 1, got nan to nan$'),
-    ('missing.png', ValueError, 'missing.png'), (None, TypeError, '^image must be a path or an array'), ('', ValueError, ''), (3, ValueError, r'\(28, 28\)')])
+    ('missing.png', ValueError, 'missing.png'), (None, TypeError, '^image must be a path or an array'), ('', ValueError, 'cannot be read as an image'), (3, ValueError, r'\(28, 28\)')])
 def test_predict_image_refuses(image, kind, message, means, tmp_path):
     with pytest.raises(kind, match=message): predict_image(image, means)
 
@@ -326,3 +327,12 @@ def test_load_model_names_the_part_that_differs(tmp_path):
     with pytest.raises(ValueError, match=r"line holds the weights of another model: weight is float32 \(10, 784\) there and float32 \(1, 784\) here; .*says: \{'lr': 0.1\}"):
         load_model(tmp_path/'line', nn.Linear(784, 1))
     with pytest.raises(ValueError, match=r'0.weight is missing there and float32 \(10, 784\) here'): load_model(tmp_path/'line', nn.Sequential(nn.Linear(784, 10)))
+
+
+def test_load_all_in_mnists_own_order(valid_10):
+    x, y = load_all('test', by_digit=False)
+    images, labels = load_arrays('test')
+    assert y.tolist() == labels.tolist() and y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert_close(x, torch.from_numpy(images).flatten(1)/255.)
+    assert x[y == 3].sum().item() == pytest.approx(valid_10[0][valid_10[1] == 3].sum().item(), rel=1e-6)
+    assert load_all('train', by_digit=False)[1][:50_000].unique().tolist() == [*range(10)] != load_all('train')[1][:50_000].unique().tolist()

@@ -5,6 +5,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD
+import torch
 from torch import nn
 from torch.testing import assert_close
 
