@@ -31,7 +31,7 @@ def test_all_images_in_order_of_the_digits(valid_10):
     assert x.shape == (10_000, 784) and y.shape == (10_000,) and y.dtype == torch.int64
     assert y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     for digit in (0, 3, 9): assert_close(x[y == digit], load_digit(digit, 'valid').flatten(1), rtol=0, atol=0)
-    with pytest.raises(ValueError, match="split must be 'train', 'valid' or 'test', got 'testing'"): load_all('testing')
+    with pytest.raises(ValueError, match="split must be 'train', or 'valid' or 'test', which are the same, got 'testing'"): load_all('testing')
 
 
 def test_ten_means_are_right_about_two_thirds(valid_10):
