@@ -28,9 +28,64 @@ def test_import_of_the_package_loads_nothing():
 def test_steps_before_fastai_do_without_it():
     "One process imports them in their order, so that the first that needs too much is named."
     code = '; '.join(f"import mnist_sgd.{module}; print('{module}', *sys.modules)" for module in WALK[:8])
+    code += "; from mnist_sgd import load_pair, train_model; print('names', *sys.modules)"
     lines = subprocess.run([sys.executable, '-c', f'import sys; {code}'], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == WALK[:8]
-    for line in lines: assert not set(line.split()) & {'fastai', 'fastcore', 'pandas', 'matplotlib'}, line.split()[0]
+    assert [line.split()[0] for line in lines] == [*WALK[:8], 'names']
+    for line in lines: assert not set(line.split()) & {'fastai', 'fastcore', 'pandas', 'matplotlib', 'mnist_sgd.run'}, line.split()[0]
+
+
+def modules_all(module):
+    "What the generated module itself offers, found without importing it."
+    tree = ast.parse((files('mnist_sgd')/f'{module}.py').read_text(encoding='utf-8'))
+    return next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == '__all__')
+
+
+def test_the_package_offers_what_its_modules_offer():
+    "Two modules have a `train_epoch`, as the notes do; the package offers the one with an optimiser."
+    offered = [(name, module) for module in WALK for name in modules_all(module) if (name, module) != ('train_epoch', 'linear_model')]
+    assert sorted(mnist_sgd._names().items()) == sorted(offered)
+    assert len(offered) == len(dict(offered)) # no name means two things
+    assert not {'main', *WALK} & dict(offered).keys()
+
+
+def test_the_stub_gives_every_name_to_type_checkers():
+    "In a stub only `name as name` is passed on."
+    tree = ast.parse((files('mnist_sgd')/'__init__.pyi').read_text(encoding='utf-8'))
+    for node in tree.body[1:]: assert isinstance(node, ast.ImportFrom) and node.level == 1 and all(a.asname == a.name for a in node.names)
+
+
+@pytest.mark.slow # loads fastai
+def test_names_of_the_package_are_those_of_the_modules():
+    for name, module in mnist_sgd._names().items():
+        assert getattr(mnist_sgd, name) is getattr(import_module(f'mnist_sgd.{module}'), name)
+    assert {'load_pair', 'train_model', '__version__'} <= set(dir(mnist_sgd))
+    space = {}
+    exec('from mnist_sgd import *', space)
+    assert space.keys() - {'__builtins__'} == mnist_sgd._names().keys()
+
+
+def test_an_unknown_name_is_an_error_as_usual():
+    with pytest.raises(AttributeError, match="module 'mnist_sgd' has no attribute 'nix'"): mnist_sgd.nix
+    with pytest.raises(ImportError, match="cannot import name 'nix'"): from mnist_sgd import nix
+    assert not hasattr(mnist_sgd, 'main')
+    from mnist_sgd import data # still a module
+    assert data is sys.modules['mnist_sgd.data']
+
+
+def test_a_name_that_moved_says_where_it_is():
+    with pytest.raises(ImportError, match='^table is now climb_table$'): from mnist_sgd import table
+    assert set(mnist_sgd._MOVED.values()) <= mnist_sgd._names().keys() and not mnist_sgd._MOVED.keys() & mnist_sgd._names().keys()
+
+
+def test_a_name_that_needs_an_extra_says_which(monkeypatch):
+    learners = [name for name, module in mnist_sgd._names().items() if module == 'fastai_learner']
+    for name in learners: monkeypatch.delitem(vars(mnist_sgd), name, raising=False)
+    monkeypatch.setitem(sys.modules, 'fastai', None) # as if it were not installed
+    for name in learners:
+        with pytest.raises(ImportError) as error: getattr(mnist_sgd, name)
+        assert str(error.value) == f"{name} needs fastai: pip install 'mnist_sgd[fastai]'"
+    assert 'make_learner' in learners and not {*learners} & {*dir(mnist_sgd)} # so help(mnist_sgd) and `import *` go on
+    assert 'load_pair' in dir(mnist_sgd)
 
 
 @pytest.mark.parametrize('module', ['run', 'practice'])
