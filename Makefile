@@ -7,7 +7,7 @@ NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 
-.PHONY: help setup run test test-all lab practice notebooks bench readme test-latest clean
+.PHONY: help setup run test test-all lab practice notebooks bench readme test-latest test-lowest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
@@ -20,6 +20,7 @@ help:
 	@echo 'make readme        make README.md from nbs/index.ipynb'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make test-latest   the tests on the newest fastai, in .venv-latest'
+	@echo 'make test-lowest   the tests of the modules on the oldest packages that settings.ini allows, in .venv-lowest'
 	@echo 'make clean         remove what these made; PYTHON=python3.12 names another Python'
 
 run: setup
@@ -65,8 +66,19 @@ test-latest:
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install -q torch==2.13.0
 	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager --force-reinstall --no-deps .
-	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager torch==2.13.0 '.[test]'
+	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager torch==2.13.0 '.[test,fastai]'
 	$(ONE_THREAD) .venv-latest/bin/pytest -n auto -m 'not slow and not pinned'
 
+# uv finds the lowest versions, pip installs them, because it takes a torch for the CPU where there is one
+test-lowest:
+	rm -rf build
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q -c constraints.txt uv
+	.venv-lowest/bin/uv pip compile -q --python .venv-lowest --resolution lowest-direct --extra test --extra fastai setup.py -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt torch
+	.venv-lowest/bin/pip install -q --force-reinstall --no-deps .
+	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt '.[test,fastai]'
+	$(ONE_THREAD) .venv-lowest/bin/pytest -n auto -m 'not slow and not pinned' --ignore tests/test_notebooks.py --ignore tests/test_practice.py
+
 clean:
-	rm -rf .venv .venv-latest build *.egg-info climb.png
+	rm -rf .venv .venv-latest .venv-lowest build *.egg-info climb.png
