@@ -212,24 +212,26 @@ history = train_model(model, dl, valid_dl, opt, 1, loss_func=loss)
     'learner': '''
 import torch
 from torch import nn
-from mnist_sgd import EarlyStop, Learner, LRFinder, Metrics, Progress, Recorder, cross_entropy, digit_accuracy, digit_loaders
-dl, valid_dl = digit_loaders()
+from mnist_sgd import EarlyStop, Learner, LRFinder, Metrics, Recorder, cross_entropy, digit_accuracy, digit_loaders
 class Count:
-    n = 0
-    def after_batch(self, learn: Learner) -> None: self.n += 1
-model = nn.Linear(784, 10)
-learn = Learner(model, dl, valid_dl, torch.optim.Adam, cross_entropy, [Metrics(accuracy=digit_accuracy), Count(), Recorder()])
-learn.fit(1, .01)
+    "A callback of one's own."
+    batches = 0
+    def after_batch(self, learn: Learner) -> None: self.batches += 1
+count = Count()
+learn = Learner(digit_loaders(), nn.Linear(784, 10), cross_entropy, torch.optim.Adam, [Metrics(digit_accuracy), count, Recorder()])
+history = learn.fit(1, lr=.01)
+print(history['digit_accuracy'][-1] + 1, count.batches)
 ''',
     'predicting': '''
 from pathlib import Path
 import torch
-from mnist_sgd import confusion, load_digit, load_model, make_net, save_model, scores
+from mnist_sgd import load_digit, load_model, make_net, save_model, scores
 path = Path('net.safetensors')
-save_model(make_net(28*28, 30, 10), path)
-model = load_model(make_net(28*28, 30, 10), path)
+save_model(make_net(28*28, 30, 10), path, epochs=0)
+model, made_by = load_model(path, make_net(28*28, 30, 10))
 with torch.no_grad(): predicted = model(load_digit(5).view(-1, 28*28)).argmax(1)
-print(predicted.tolist())
+digits: list[int] = scores(model, load_digit(5)).argmax(1).tolist()
+print(digits == predicted.tolist(), made_by['epochs'])
 '''}
 
 
