@@ -5,7 +5,7 @@ import pytest
 from conftest import needs_links, needs_pipes
 
 from mnist_sgd.checks import Device, ensure
-from mnist_sgd.run import NOTES, climb, climb_figure, main, table
+from mnist_sgd.run import NOTES, climb, climb_figure, climb_table, main
 
 STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'linear_shuffled', 'fastai_sgd', 'fastai_learner', 'neural_net',
           'neural_net_shuffled', 'learner_from_scratch', 'digit_means', 'all_digits']
@@ -104,7 +104,7 @@ def test_some_stages_are_those_of_the_whole_climb(result):
 
 def test_options(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(['--epochs', '1', '--lr', '.5', '--bs', '100', '--seed', '7', '--device', 'cpu', '--plot', 'a.png', '--json', '-'])
+    main(['--epochs', '1', '--lr', '.5', '--batch-size', '100', '--seed', '7', '--device', 'cpu', '--plot', 'a.png', '--json', '-'])
     printed = capsys.readouterr()
     stages = json.loads(printed.out)['stages']
     assert [(s['epochs'], s['lr'], s['batch_size'], len(s['accuracy'])) for s in stages] == [
@@ -122,7 +122,7 @@ def test_seed_changes_the_run():
 
 
 def test_table(result):
-    lines = table(result).splitlines()
+    lines = climb_table(result).splitlines()
     assert lines[0].split() == ['step', 'parameters', 'epochs', 'wrong', 'accuracy', 'the', 'notes', 'seconds']
     digits = result['stages'][-1]
     assert [line.split()[:6] for line in lines[1:12]] == [
@@ -224,22 +224,26 @@ def test_chart_of_nothing():
 
 
 @pytest.mark.parametrize('args, sentence', [
-    (['--epochs', '0'], "argument --epochs: must be a whole number from 1, got '0'"),
-    (['--epochs', '2.5'], "argument --epochs: must be a whole number from 1, got '2.5'"),
-    (['--lr', '0'], "argument --lr: must be a positive number such as 1 or 0.1, got '0'"),
-    (['--lr', '-1'], "argument --lr: must be a positive number"),
-    (['--lr', 'nan'], "argument --lr: must be a positive number"),
-    (['--lr', 'fast'], "argument --lr: must be a positive number"),
-    (['--bs', '0'], "argument --bs: must be a whole number from 1, got '0'"),
-    (['--seed', 'x'], f"argument --seed: must be a whole number from 0 to {2**64 - 1}, got 'x'"),
-    (['--seed', str(2**64)], "argument --seed: must be a whole number from 0 to 18446744073709551615"),
+    (['--epochs', '0'], "epochs must be a whole number from 1, got 0"),
+    (['--epochs', '2.5'], "argument --epochs: invalid int value: '2.5'"),
+    (['--epochs', str(2**63)], f"epochs must be less than {2**63}, got {2**63}"),
+    (['--lr', '0'], "lr must be a positive number, got 0.0; try 1 for the digits"),
+    (['--lr', '-1'], "lr must be a positive number"),
+    (['--lr', 'nan'], "lr must be a positive number"),
+    (['--lr', '1e400'], "lr must be a positive number, got inf"),
+    (['--lr', 'fast'], "argument --lr: invalid float value: 'fast'"),
+    (['--batch-size', '0'], "batch_size must be a whole number from 1, got 0"),
+    (['--bs', str(2**64)], f"batch_size must be less than {2**63}"),
+    (['--seed', 'x'], "argument --seed: invalid int value: 'x'"),
+    (['--seed', '-1'], "seed must be a whole number from 0, got -1"),
+    (['--seed', str(2**64)], f"seed must be less than {2**64}, got {2**64}"),
     (['--device', 'toaster'], "device 'toaster' cannot be used here; try 'cpu'"),
     (['--device', 'cuda:99'], "device 'cuda:99' cannot be used here; try 'cpu'"),
-    (['--plot', 'absent/a.png'], "argument --plot: must be in a folder that you can write to, got 'absent/a.png'"),
-    (['--plot', 'a'*300], 'argument --plot: cannot be used'),
+    (['--plot', 'absent/a.png'], "argument --plot: cannot be written, got 'absent/a.png' (No such file or directory)"),
+    (['--plot', 'a'*300], 'argument --plot: cannot be written'),
     (['--device', 'meta'], "device 'meta' computes nothing"),
-    (['--json', '.'], "argument --json: must be a file, got '.'"),
-    (['--json', ''], "argument --json: must be a file, got ''"),
+    (['--json', '.'], "argument --json: cannot be written, got '.' (it is not a file)"),
+    (['--json', ''], "argument --json: cannot be written, got '' (it is not a file)"),
     (['--plot', 'a', '--json', './a'], '--plot and --json must be two files'),
     (['--what'], 'unrecognized arguments: --what'),
 ])
@@ -256,7 +260,7 @@ def test_bad_options(args, sentence, tmp_path, monkeypatch, capsys):
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path, capsys):
     os.mkfifo(tmp_path/'pipe')
     with pytest.raises(SystemExit) as stopped: main(['--plot', str(tmp_path/'pipe')])
-    assert stopped.value.code == 2 and 'must be a file' in capsys.readouterr().err
+    assert stopped.value.code == 2 and 'it is not a file' in capsys.readouterr().err
     assert (tmp_path/'pipe').is_fifo()
 
 
@@ -275,7 +279,7 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_link_that_leads_to_itself(tmp_path, capsys):
     (tmp_path/'loop').symlink_to('loop')
     with pytest.raises(SystemExit) as stopped: main(['--plot', str(tmp_path/'loop')])
-    assert stopped.value.code == 2 and 'argument --plot: must be a file' in capsys.readouterr().err
+    assert stopped.value.code == 2 and 'argument --plot: cannot be written' in capsys.readouterr().err
     assert (tmp_path/'loop').is_symlink()
 
 
@@ -296,7 +300,164 @@ def test_damaged_data_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_python_callers_get_value_errors():
-    for bad in ({'epochs': 0}, {'lr': 0.}, {'batch_size': 0}, {'device': 'toaster'}, {'seed': 1.5},
+    for bad in ({'epochs': 0}, {'lr': 0.}, {'batch_size': 0}, {'device': 'toaster'}, {'seed': 1.5}, {'seed': 2**64}, {'batch_size': 2**63},
                 {'stages': []}, {'stages': 'linear_model'}, {'stages': ['line']}):
         with pytest.raises(ValueError): climb(progress=False, **bad)
     ensure(Device, 'cpu', 'device')
+
+
+def test_any_kind_of_number_gives_what_json_can_hold():
+    import numpy as np
+    from torch import tensor
+    usual = climb(1, .5, 512, 3, progress=False, stages=['basic_optim', 'linear_shuffled'])
+    given = climb(np.int64(1), np.float32(.5), np.uint16(512), np.int8(3), progress=False, stages=('basic_optim', np.str_('linear_shuffled')))
+    assert numbers(json.loads(json.dumps(given))) == numbers(usual)
+    for name, number in (('lr', tensor(.5)), ('lr', np.array(.5)), ('epochs', tensor(1)), ('seed', tensor(1)), ('batch_size', np.array(9)), ('lr', True)):
+        with pytest.raises((TypeError, ValueError), match=f'{name} must be a'): climb(progress=False, stages=['basic_optim'], **{name: number})
+
+
+@pytest.fixture(scope='module')
+def one_epoch(): return climb(1, progress=False)
+
+
+@pytest.mark.parametrize('setting', [
+    pytest.param(setting, marks=[] if setting in ('float64', 'inference') else pytest.mark.slow)
+    for setting in ('float64', 'bfloat16', 'meta', 'no grad', 'inference', 'autocast', 'four threads')])
+def test_what_a_script_has_set_in_torch_changes_nothing(setting, one_epoch):
+    import torch
+    from contextlib import ExitStack
+    with ExitStack() as back:
+        back.callback(torch.set_default_dtype, torch.float32)
+        back.callback(torch.set_num_threads, torch.get_num_threads())
+        if setting in ('float64', 'bfloat16'): torch.set_default_dtype(getattr(torch, setting))
+        elif setting == 'four threads': torch.set_num_threads(4)
+        else: back.enter_context({'meta': torch.device('meta'), 'no grad': torch.no_grad(), 'inference': torch.inference_mode(),
+                                  'autocast': torch.autocast('cpu', torch.bfloat16)}[setting])
+        def state(): return (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+                             torch.is_autocast_enabled('cpu'), torch.get_num_threads(), torch.get_rng_state().tolist())
+        before = state()
+        assert numbers(climb(1, progress=False)) == numbers(one_epoch)
+        assert state() == before
+
+
+def test_default_device_is_put_back():
+    import torch
+    torch.set_default_device('meta')
+    try:
+        assert climb(1, progress=False, stages=['linear_shuffled'])['stages'][0]['accuracy'][0] > .9
+        assert torch.empty(1).is_meta
+    finally: torch.set_default_device(None)
+
+
+def test_settings_come_back_after_a_failure(monkeypatch):
+    import torch
+    import mnist_sgd.run
+    monkeypatch.setattr(mnist_sgd.run, '_record', lambda *args: 1/0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ZeroDivisionError): climb(progress=False, stages=['basic_optim'])
+        assert torch.get_default_dtype() == torch.float64
+    finally: torch.set_default_dtype(torch.float32)
+
+
+WITHOUT = """
+import json, sys
+class Missing: # as if these were not installed
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in sys.argv[1].split(): raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.metadata, mnist_sgd.run as run
+found = importlib.metadata.distributions
+run.distributions = lambda name: () if name in sys.argv[1].split() else found(name=name)
+"""
+
+
+@pytest.mark.parametrize('missing', ['fastai fastcore pandas fastprogress', pytest.param('pandas', marks=pytest.mark.slow)])
+def test_without_fastai_the_command_climbs_all_other_rungs(missing, tmp_path):
+    code = WITHOUT + """
+try: run.climb(stages=['linear_model', 'fastai_sgd'])
+except ValueError as e: print(e)
+run.main(['--epochs', '1', '--json', 'a.json'])
+"""
+    ran = subprocess.run([sys.executable, '-c', code, missing], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, '')
+    need = "fastai_sgd and fastai_learner need fastai: pip install 'mnist_sgd[fastai]'"
+    lines = ran.stdout.splitlines()
+    assert lines[0] == need and lines[1:].count(need) == 1 and lines[-1] == 'The chart is in climb.png.'
+    result = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))
+    assert [s['stage'] for s in result['stages']] == [stage for stage in STAGES if not stage.startswith('fastai')]
+    assert (result['versions']['fastai'] is None) == ('fastai' in missing)
+
+
+@pytest.mark.parametrize('backend', ['module://matplotlib_inline_of_another_place', *[
+    pytest.param(backend, marks=pytest.mark.slow) for backend in ('nonsense', 'tkagg', '')]])
+def test_no_backend_of_matplotlib_is_needed(backend, two_epochs, tmp_path):
+    (tmp_path/'result.json').write_text(json.dumps(two_epochs), encoding='utf-8')
+    code = """
+import json, os, sys
+import mnist_sgd.run as run
+result = json.load(open('result.json'))
+run.climb = lambda *args: result
+run.main(['--json', 'a.json'])
+assert 'matplotlib.pyplot' not in sys.modules
+if os.environ['MPLBACKEND'] != 'nonsense': run.climb_figure(result).savefig('b.png')
+"""
+    ran = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'MPLBACKEND': backend, 'DISPLAY': ''})
+    assert (ran.returncode, ran.stderr) == (0, '') and 'The chart is in climb.png.' in ran.stdout
+    assert json.loads((tmp_path/'a.json').read_text(encoding='utf-8')) == two_epochs and (tmp_path/'climb.png').stat().st_size > 9999
+    if backend != 'nonsense': assert (tmp_path/'b.png').read_bytes() == (tmp_path/'climb.png').read_bytes() # the same chart, drawn with pyplot
+
+
+def test_the_readers_own_style_does_not_change_the_chart(two_epochs, tmp_path, monkeypatch, capsys):
+    import matplotlib
+    import mnist_sgd.run as run
+    monkeypatch.setattr(run, 'climb', lambda *args: two_epochs)
+    with matplotlib.rc_context():
+        for name in ('a.png', 'b.png'):
+            main(['--plot', str(tmp_path/name)])
+            matplotlib.rcParams.update({'text.usetex': True, 'axes.facecolor': 'red', 'savefig.dpi': 30}) # LaTeX may not be there
+        assert matplotlib.rcParams['axes.facecolor'] == 'red'
+    assert (tmp_path/'a.png').read_bytes() == (tmp_path/'b.png').read_bytes()
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_the_figure_once():
+    import nbformat
+    from nbclient import NotebookClient
+    result = {'stages': [{'stage': 'basic_optim', 'epochs': 2, 'accuracy': [.9, .95]}]}
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (
+        'from mnist_sgd.run import climb_figure', f'climb_figure({result});', 'import matplotlib.pyplot as plt\nplt.plot([1, 2]);')])
+    env = {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'}
+    NotebookClient(nb, kernel_name='python3').execute(env=env)
+    assert [len([o for o in cell.outputs if 'image/png' in o.get('data', {})]) for cell in nb.cells] == [0, 1, 1]
+
+
+def test_public_names_and_the_old_ones(two_epochs, capsys):
+    import mnist_sgd.run
+    assert mnist_sgd.run.__all__ == ['climb', 'climb_table', 'climb_figure']
+    with pytest.warns(DeprecationWarning, match='table is now called climb_table'):
+        assert mnist_sgd.run.table(two_epochs) == climb_table(two_epochs)
+    with pytest.raises(SystemExit): main(['--help'])
+    told = capsys.readouterr().out
+    assert '--batch-size N' in told and '--bs' not in told
+    assert [mnist_sgd.run._parser().parse_args([option, '9']).batch_size for option in ('--bs', '--batch-size')] == [9, 9]
+
+
+def test_results_come_before_the_chart(two_epochs, tmp_path, monkeypatch, capsys):
+    "A chart that cannot be drawn costs neither the table nor the numbers."
+    import mnist_sgd.run as run
+    monkeypatch.setattr(run, 'climb', lambda *args: two_epochs)
+    def fail(*args): raise ValueError('no chart today')
+    monkeypatch.setattr(run, '_draw', fail)
+    with pytest.raises(SystemExit) as stopped: main(['--json', str(tmp_path/'a.json'), '--plot', str(tmp_path/'a.png')])
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.err) == (2, 'mnist_sgd_run: no chart today\n') and printed.out == climb_table(two_epochs) + '\n'
+    assert [o.name for o in tmp_path.iterdir()] == ['a.json']
+
+
+def test_dash_as_a_name(two_epochs, tmp_path, monkeypatch, capsys):
+    import mnist_sgd.run as run
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, 'climb', lambda *args: two_epochs)
+    main(['--json', '-', '--plot', './-'])
+    assert json.loads(capsys.readouterr().out) == two_epochs and [o.name for o in tmp_path.iterdir()] == ['-']
