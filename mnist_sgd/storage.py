@@ -175,7 +175,7 @@ def write_file(
         with TemporaryDirectory('.partial', 'mnist_sgd.', path.parent, ignore_cleanup_errors=True) as folder:
             partial = Path(folder)/'partial'
             with open(partial, 'xb') as f: write(f)
-            if path.exists(): _make_like(partial, path)
+            with suppress(FileNotFoundError): _make_like(partial, path)
             partial.replace(path)
     except OSError as e:
         raise ValueError(f"cannot write {path} ({e.strerror or e}); name a file in a folder you can write to") from e

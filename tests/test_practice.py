@@ -3,11 +3,11 @@
 Copies that are filled in and run: tests/test_notebooks.py.
 """
 import ast, json, math, os, re, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from threading import Thread
 
 import nbformat, numpy, pytest, torch
 from conftest import needs_links, needs_pipes
@@ -555,9 +555,8 @@ def test_eight_at_once_lose_nothing(tmp_path, monkeypatch):
         folder = tmp_path/str(attempt)
         folder.mkdir()
         for name in NAMES[:2]: (folder/f'{name}.ipynb').write_text(f'what I wrote in {name}', encoding='utf-8')
-        threads = [Thread(target=write_copies, args=(folder, True)) for _ in range(8)]
-        for thread in threads: thread.start()
-        for thread in threads: thread.join()
+        with ThreadPoolExecutor(8) as pool: said = list(pool.map(write_copies, [folder]*8, [True]*8))
+        assert [len(lines) for lines in said] == [2]*8
         kept = [path.read_text(encoding='utf-8') for path in folder.glob('*.bak*')]
         for name in NAMES[:2]:
             assert kept.count(f'what I wrote in {name}') == 1

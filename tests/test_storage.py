@@ -599,6 +599,17 @@ def test_a_file_that_is_written_again_keeps_its_owner(tmp_path):
     assert ((tmp_path/'a').stat().st_uid, (tmp_path/'a').stat().st_gid) == (1234, 2345)
 
 
+def test_a_file_that_vanishes_meanwhile_is_written_all_the_same(tmp_path, monkeypatch):
+    "As another program may rename it."
+    def vanish(new, old, make_like=storage._make_like):
+        old.unlink()
+        make_like(new, old)
+    monkeypatch.setattr(storage, '_make_like', vanish)
+    (tmp_path/'a').write_bytes(b'old')
+    write_file(tmp_path/'a', lambda f: f.write(b'new'))
+    assert (tmp_path/'a').read_bytes() == b'new'
+
+
 HANG = "import sys, time; from mnist_sgd.storage import write_file; write_file(sys.argv[1], lambda f: (f.write(b'ha'), f.flush(), print('half', flush=True), time.sleep(60)))"
 
 
