@@ -59,13 +59,14 @@ def _means(stage, dl, valid_dl, *_):
 # %% ../nbs/90_run.ipynb #6de70bbd
 def _by_hand(stage, dl, valid_dl, epochs, lr, device, progress):
     "Nothing but `train_epoch`; the first accuracy is the one before training."
+    from mnist_sgd.checks import at
     from mnist_sgd.linear_model import batch_mean, init_params, linear1, mnist_loss, train_epoch, validate_epoch
     from tqdm import trange
     weights, bias = init_params((28*28, 1), device=device), init_params(1, device=device)
     def model(xb): return linear1(xb, weights, bias)
     history = {'accuracy': [validate_epoch(model, valid_dl)], 'train_loss': [], 'valid_loss': []}
     for epoch in trange(1, epochs + 1, desc='training', disable=not progress, leave=False):
-        history['train_loss'].append(train_epoch(model, dl, [weights, bias], lr, epoch=epoch))
+        with at(f'epoch {epoch}'): history['train_loss'].append(train_epoch(model, dl, [weights, bias], lr))
         history['valid_loss'].append(batch_mean(model, valid_dl, mnist_loss))
         history['accuracy'].append(validate_epoch(model, valid_dl))
     return model, history
@@ -83,14 +84,13 @@ def _train(stage, dl, valid_dl, epochs, lr, device, progress):
     from torch import nn
     from mnist_sgd.basic_optim import BasicOptim, train_model
     from mnist_sgd.linear_model import batch_accuracy, mnist_loss
-    from mnist_sgd.neural_net import make_net
+    from mnist_sgd.neural_net import log_loss, make_net
     model = make_net(28*28, 30, 1) if stage.startswith('neural_net') else nn.Linear(28*28, 1)
     if stage in ('neural_net', 'learner_from_scratch'):
         return _fit(model, (dl, valid_dl), mnist_loss, batch_accuracy, epochs, lr, device, progress)
-    def log_loss(preds, yb): return nn.functional.binary_cross_entropy_with_logits(preds, yb.float())
     loss_func = log_loss if stage == 'neural_net_shuffled' else mnist_loss
     opt = BasicOptim(model.to(device).parameters(), lr)
-    return model, train_model(model, dl, valid_dl, opt, epochs, loss_func, device, progress)
+    return model, train_model(model, dl, valid_dl, opt, epochs, loss_func, device=device, progress=progress)
 
 def _train_fastai(stage, dl, valid_dl, epochs, lr, device, progress):
     "A linear model of 3s and 7s, by fastai's Learner or with its SGD."
@@ -128,7 +128,8 @@ def _load(is_ten, device):
 def _wrong(model, valid_dl):
     "Indices of the images that a model gets wrong: its one output has the wrong sign, or its largest is for another class."
     import torch
-    with torch.no_grad(): preds = torch.cat([model(xb) for xb, _ in valid_dl])
+    from mnist_sgd.linear_model import predict_batches
+    preds = torch.cat([preds for preds, _ in predict_batches(model, valid_dl)])
     said = preds.argmax(1) if preds.shape[1] > 1 else preds.flatten() > 0
     return (said != valid_dl.y.flatten()).nonzero().flatten().tolist()
 
