@@ -1,7 +1,9 @@
 # What `from mnist_sgd import ...` offers: __init__.py reads the names here, type checkers their signatures. Kept by hand.
 __version__: str
 
-from .storage import NPZ as NPZ, IDX_MD5 as IDX_MD5, load_arrays as load_arrays, load_folder as load_folder, pack_mnist as pack_mnist, mnist_sample as mnist_sample, mnist_png as mnist_png
+from .storage import (
+    NPZ as NPZ, IDX_MD5 as IDX_MD5, pack_mnist as pack_mnist, mnist_sample as mnist_sample, mnist_png as mnist_png,
+    load_arrays as load_arrays, load_folder as load_folder)
 from .replay import skip_draws as skip_draws, find_weights as find_weights, replay_state as replay_state
 from .data import (
     show_image as show_image, show_images as show_images, load_digit as load_digit, load_pair as load_pair,
