@@ -7,7 +7,7 @@ NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 
-.PHONY: help setup run test test-all lab practice notebooks bench readme test-latest test-lowest clean
+.PHONY: help setup run test test-all lab practice notebooks bench mutants readme test-latest test-lowest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
@@ -19,6 +19,7 @@ help:
 	@echo 'make notebooks     run every notebook from top to bottom and save its outputs'
 	@echo 'make readme        make README.md from nbs/index.ipynb'
 	@echo 'make bench         speed and memory, as ratios'
+	@echo 'make mutants       600 small changes of the library: is each noticed by a test?'
 	@echo 'make test-latest   the tests on the newest fastai, in .venv-latest'
 	@echo 'make test-lowest   the tests of the modules on the oldest packages that settings.ini allows, in .venv-lowest'
 	@echo 'make clean         remove what these made; PYTHON=python3.12 names another Python'
@@ -32,6 +33,7 @@ test: setup
 test-all: setup
 	$(PYTEST) -m ''
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
+	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
 
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py
@@ -56,6 +58,9 @@ notebooks: setup
 
 bench: setup
 	$(BIN)/python tests/bench.py
+
+mutants: setup
+	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 600
 
 readme: setup
 	$(BIN)/python tests/readme.py
