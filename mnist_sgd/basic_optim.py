@@ -27,11 +27,11 @@ class BasicOptim:
     ):
         self.params, self.lr = params, lr
 
-    def step(self):
+    def step(self)->None:
         "Move each parameter that has a gradient against it. Raises ValueError if none has one."
         for p in learning(self.params): p.data -= p.grad*self.lr
 
-    def zero_grad(self):
+    def zero_grad(self)->None:
         "Forget the gradients."
         for p in self.params: p.grad = None
 

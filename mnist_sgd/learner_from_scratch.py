@@ -7,11 +7,12 @@ __all__ = ['set_lr', 'Learner', 'Recorder', 'Metrics', 'Progress', 'ToDevice', '
 
 # %% ../nbs/07_learner_from_scratch.ipynb #7502d1f6
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
@@ -44,18 +45,18 @@ class Learner:
         self.dls, self.model, self.loss_func = dls, model, loss_func
         self.opt_func, self.cbs, self.opt = opt_func, cbs, None
 
-    def tell(self, moment):
+    def tell(self, moment:str)->None:
         "Call each callback that has a method of this name."
         for cb in self.told:
             if hasattr(cb, moment): getattr(cb, moment)(self)
 
-    def log(self, name, value):
+    def log(self, name:str, value:float|Tensor)->None:
         "Add a number to a column of the history. Raises ValueError if it has one of this epoch."
         column = self.history.setdefault(name, [])
         if len(column) == self.epoch: raise ValueError(f"{name} was logged twice; is a callback there twice?")
         column.append(float(value))
 
-    def one_batch(self):
+    def one_batch(self)->None:
         "Predict, measure, and in training take a step. Raises ValueError: loss not finite."
         self.tell('before_batch')
         with at(self.where, self.xb, self.yb):
@@ -69,7 +70,7 @@ class Learner:
             self.opt.zero_grad()
         self.tell('after_batch')
 
-    def one_epoch(self):
+    def one_epoch(self)->None:
         "Train on all batches of one loader, then validate on those of the other. Raises ValueError: no batch."
         self.tell('before_epoch')
         for self.training, dl in zip((True, False), self.dls):
@@ -128,7 +129,7 @@ class Recorder:
 class Metrics:
     "Log functions of predictions and targets, each computed on the whole validation set."
     def __init__(self,
-        *metrics, # functions like loss_func, for people to read; each is logged under its own name
+        *metrics:Callable, # functions like loss_func, for people to read; each is logged under its own name
     ): # raises ValueError: two of one name; TypeError: no function
         self.metrics = {name_of(metric): ensure(Function, metric, 'metrics') for metric in metrics}
         if len(self.metrics) < len(metrics): raise ValueError(f"two metrics have the same name: {', '.join(self.metrics)}")

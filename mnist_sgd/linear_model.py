@@ -8,7 +8,7 @@ __all__ = ['label_pair', 'init_params', 'linear1', 'sigmoid', 'mnist_loss', 'Bat
 
 # %% ../nbs/03_linear_model.ipynb #1ea95597
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,9 +81,9 @@ class BatchLoader:
         self.x, self.y, self.batch_size = x, y, batch_size
         self.shuffle, self.generator = shuffle, generator
 
-    def __len__(self): return math.ceil(len(self.x)/self.batch_size)
+    def __len__(self)->int: return math.ceil(len(self.x)/self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self)->Iterator[tuple[Tensor, Tensor]]:
         if self.shuffle:
             order = torch.randperm(len(self.x), generator=self.generator)
             for which in order.split(self.batch_size): yield self.x[which], self.y[which]

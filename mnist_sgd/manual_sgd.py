@@ -6,6 +6,8 @@
 __all__ = ['finite_difference', 'rolling_speed', 'f', 'mse', 'apply_step']
 
 # %% ../nbs/02_manual_sgd.ipynb #aae1f987
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from .checks import Count, Float, Learns, Rate, Shaped, checked, usable
 
 # %% ../nbs/02_manual_sgd.ipynb #2c171c58
 def finite_difference(
-    func, # function of one tensor that returns a tensor with a single number
+    func:Callable[[Tensor], Tensor], # function of one tensor that returns a tensor with a single number
     x:Tensor, # where to take the gradient; any shape
     eps:float=1e-4, # how far to go in each direction, in the units of `x`
 )->Tensor: # gradient of `func` at `x`, same shape as `x`, float64
@@ -40,7 +42,7 @@ def rolling_speed(
 # %% ../nbs/02_manual_sgd.ipynb #f5cf8c9b
 def f(
     t:Tensor, # (n,) times
-    params, # three numbers a, b, c; a tensor of shape (3,) to get their gradients
+    params:Iterable, # three numbers a, b, c; a tensor of shape (3,) to get their gradients
 )->Tensor: # (n,) predictions
     "The quadratic a*t**2 + b*t + c."
     a, b, c = params

@@ -40,7 +40,7 @@ def draws_used(
 def skip_draws(
     n:Whole, # how many draws of 32 bits to pass over
     seed:int=42, # where the stream begins
-    kept:int=None, # how many of them come before a `torch.randn(1)`, the other half of which is kept
+    kept:int|None=None, # how many of them come before a `torch.randn(1)`, the other half of which is kept
 ):
     "Seed torch's global generator and wind it `n` draws forward. Raises ValueError if it cannot."
     torch.manual_seed(seed)
