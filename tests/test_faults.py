@@ -97,11 +97,11 @@ import shutil
 from mnist_sgd.storage import mnist_sample, sample_files
 names = [name for group in sample_files(sys.argv[3]).values() for name in group] + ['labels.csv']
 def work():
-    mnist_sample('.', progress=False, npz=sys.argv[3])
-    os.rename('mnist_sample', 'away')
+    mnist_sample('cache', progress=False, npz=sys.argv[3])
+    os.rename('cache/mnist_sample', 'away')
     shutil.rmtree('away')
 def check():
-    folder = Path('mnist_sample')
+    folder = Path('cache/mnist_sample')
     assert not folder.exists() or all((folder/name).stat().st_size for name in names)
     shutil.rmtree('away', ignore_errors=True)
 '''), 'mnist_sgd_run': (8, .4, RUN + '''
@@ -152,9 +152,9 @@ def test_full_disk_keeps_what_was_there(tmp_path):
 
 @needs_limits
 def test_full_disk_leaves_no_half_sample(npz, tmp_path):
-    with small_disk(50), pytest.raises(ValueError, match='cannot write the MNIST sample'): mnist_sample(tmp_path, False, npz)
-    assert not (tmp_path/'mnist_sample').exists() and not [name for name in files(tmp_path) if name.endswith('.png')]
-    same_sample(mnist_sample(tmp_path, False, npz), npz)
+    with small_disk(50), pytest.raises(ValueError, match='cannot write .*sample'): mnist_sample(tmp_path/'cache', False, npz)
+    assert not (tmp_path/'cache'/'mnist_sample').exists() and not [name for name in files(tmp_path) if name.endswith('.png')]
+    same_sample(mnist_sample(tmp_path/'cache', False, npz), npz)
 
 
 @needs_limits
@@ -205,7 +205,7 @@ def test_folder_that_cannot_be_written_to(place, npz, tmp_path, capsys, monkeypa
     for write in (lambda: write_file(folder/'a', lambda f: f.write(b'new')), lambda: save_model(nn.Linear(1, 1), folder/'a')):
         with pytest.raises(ValueError, match=f'cannot write .*{place}'): write()
     if place != 'absent': # these make the folder that is absent
-        with pytest.raises(ValueError, match=f'cannot write the MNIST sample into .*{place}'): mnist_sample(folder, False, npz)
+        with pytest.raises(ValueError, match=f'cannot write .*sample into .*{place}'): mnist_sample(folder, False, npz)
         with pytest.raises(SystemExit) as stopped: practice([place])
         assert stopped.value.code == 2 and capsys.readouterr().err.startswith('mnist_sgd_practice: ')
     assert files(tmp_path) == ['file'] and Path('file').read_text(encoding='utf-8') == 'mine'
@@ -336,11 +336,11 @@ def work(number):
         write_file('one', lambda f: [f.write(bytes([number])*10_000) for _ in range(10)])
         content = Path('one').read_bytes()
         assert len(content) == 100_000 and len(set(content)) == 1
-    assert len(os.listdir(mnist_sample('.', progress=False, npz=sys.argv[1]))) == 3
+    assert len(os.listdir(mnist_sample('cache', progress=False, npz=sys.argv[1]))) == 3
 '''
     ran = script(TOGETHER.format(setup=code), npz, cwd=tmp_path)
     assert ran.returncode == 0 and ran.stderr == '', ran.stderr
-    same_sample(tmp_path/'mnist_sample', npz)
+    same_sample(tmp_path/'cache'/'mnist_sample', npz)
     assert not [name for name in files(tmp_path) if 'partial' in name]
 
 
@@ -393,13 +393,13 @@ def test_threads_that_save_models_and_make_one_sample(npz, tmp_path):
     def work(number):
         try:
             save_model(models[number], tmp_path/f'{number}.safetensors')
-            mnist_sample(tmp_path, False, npz)
+            mnist_sample(tmp_path/'cache', False, npz)
         except Exception as e: problems.append(e)
     threads = [threading.Thread(target=work, args=[number]) for number in range(8)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     assert not problems
-    same_sample(tmp_path/'mnist_sample', npz)
+    same_sample(tmp_path/'cache'/'mnist_sample', npz)
     for number, model in enumerate(models):
         assert torch.equal(load_model(tmp_path/f'{number}.safetensors', nn.Linear(784, 1))[0].weight, model.weight)
 
