@@ -473,9 +473,10 @@ def score_table(
 
 # %% ../nbs/93_practice.ipynb #b05f6dfe
 def main(
-    args:list=None, # words of the command line; those of the process if None
+    args:list|None=None, # words of the command line; those of the process if None
 ):
     "The command `mnist_sgd_practice`. Exits with status 2 and one sentence if it cannot."
+    from mnist_sgd.run import _command, _say
     parser = argparse.ArgumentParser('mnist_sgd_practice', usage='%(prog)s [-h] [--force | --score] DEST',
         description="Write practice copies of the notebooks of mnist_sgd, in which you predict before you "
                     "run, into the folder DEST. A file that is there already is left as it is.")
@@ -483,12 +484,10 @@ def main(
     group = parser.add_mutually_exclusive_group()
     group.add_argument('--force', action='store_true', help="write all anew, and keep the old as NAME.ipynb.bak")
     group.add_argument('--score', action='store_true', help="only count what is done in the copies, as they are saved")
-    options = parser.parse_args(args)
-    if not options.folder: parser.error("argument DEST: must be a folder, got ''")
-    try:
-        if options.score: print(score_table(score(options.folder)))
-        else:
-            write_copies(options.folder, options.force, say=print)
-            print(f'Open them with: jupyter lab {shlex.quote(options.folder)}')
-    except (ValueError, OSError) as e: parser.exit(2, f'mnist_sgd_practice: {e}\n')
-    except KeyboardInterrupt: parser.exit(130, 'mnist_sgd_practice: stopped\n')
+    with _command(parser):
+        options, said = parser.parse_args(args), []
+        if not options.folder: parser.error("argument DEST: must be a folder, got ''")
+        if options.score: return _say(score_table(score(options.folder)))
+        try: write_copies(options.folder, options.force, say=said.append)
+        finally: _say('\n'.join(said)) # an output that fails stops no copy
+        _say(f'Open them with: jupyter lab {shlex.quote(options.folder)}')
