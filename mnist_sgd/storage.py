@@ -391,7 +391,7 @@ def _read_image(file):
                      "has more than 8 bits for a grey; save it with 8" if im.mode[0] in 'IF' else
                      "is transparent in places; give it a background" if im.convert('RGBA').getextrema()[3][0] < 255 else '')
             if not wrong: return np.array(im.convert('L'))
-    except Exception as e: raise ValueError(f"{file} cannot be read as an image; take it out of the folder") from e
+    except Exception as e: raise ValueError(f"{file} cannot be read as an image; save it anew, or leave it out") from e
     raise ValueError(f"{file} {wrong}")
 
 def load_folder(
