@@ -134,7 +134,7 @@ def fast_train(
     "Train the linear model and measure. Raises as `ensure`, `check_linear`, `fast_epoch` do."
     ensure(Count, epochs, 'epochs')
     check_linear(valid_x, valid_y, weights, bias, 'valid_')
-    history = {'accuracy': [], 'train_loss': [], 'valid_loss': [], 'seconds': []}
+    history = {'train_loss': [], 'valid_loss': [], 'accuracy': [], 'seconds': []}
     for epoch in range(1, epochs + 1):
         start = perf_counter()
         history['train_loss'].append(fast_epoch(x, y, weights, bias, lr, batch_size, epoch))
