@@ -19,6 +19,29 @@ def _lacks(module):
     return module in _EXTRAS and find_spec(_EXTRAS[module][0]) is None
 
 
+def _comments(function):
+    "What the comments in a signature say of its parameters and of the result, as lines."
+    import inspect, re
+    try: lines = inspect.getsourcelines(inspect.unwrap(function))[0]
+    except (OSError, TypeError): return # there is no source to read
+    first = next((i for i, line in enumerate(lines) if line.lstrip().startswith('def ')), 0) # above it stand decorators
+    for line in lines[first + 1:] if lines[first].rstrip().endswith(('(', '(self,')) else []:
+        parameter, result = re.match(r'\s+(\**\w+).*,\s*# (.*)', line), re.match(r'\s*\).*:\s*(?:# (.*))?$', line)
+        if parameter: yield f'    {parameter[1]}: {parameter[2]}'
+        elif result:
+            if result[1]: yield f'    returns {result[1]}'
+            return
+
+
+def _documented(thing):
+    "A function or class whose docstring also says what the comments in its signature say, for help() and tooltips."
+    methods = [f for name, f in vars(thing).items() if callable(f) and name[0] != '_'] if isinstance(thing, type) else []
+    for one in [thing, *methods] if callable(thing) else []:
+        told = list(_comments(one.__init__ if isinstance(one, type) else one))
+        if told: one.__doc__ = '\n'.join([one.__doc__ or '', '', *told])
+    return thing
+
+
 def __getattr__(name):
     if name == '__all__': return [name for name, module in _names().items() if not _lacks(module)]
     if name in _MOVED: raise ImportError(f"{name} is now {_MOVED[name]}")
@@ -28,7 +51,7 @@ def __getattr__(name):
         package, extra = _EXTRAS[module]
         raise ImportError(f"{name} needs {package}: pip install '{__name__}[{extra}]'")
     from importlib import import_module
-    return globals().setdefault(name, getattr(import_module(f'{__name__}.{module}'), name))
+    return globals().setdefault(name, _documented(getattr(import_module(f'{__name__}.{module}'), name)))
 
 
-def __dir__(): return sorted({*globals(), *__getattr__('__all__')})
+def __dir__(): return sorted({'__version__', '__doc__', *__getattr__('__all__')})

@@ -177,6 +177,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mnist_sgd/linear_model.py'),
                                         'mnist_sgd.linear_model.BatchLoader.__len__': ( 'linear_model.html#batchloader.__len__',
                                                                                         'mnist_sgd/linear_model.py'),
+                                        'mnist_sgd.linear_model._measure': ('linear_model.html#_measure', 'mnist_sgd/linear_model.py'),
                                         'mnist_sgd.linear_model.batch_accuracy': ( 'linear_model.html#batch_accuracy',
                                                                                    'mnist_sgd/linear_model.py'),
                                         'mnist_sgd.linear_model.batch_mean': ('linear_model.html#batch_mean', 'mnist_sgd/linear_model.py'),

@@ -11,11 +11,12 @@ __all__ = ['load_all', 'mean_distances', 'log_sum_exp', 'log_softmax', 'softmax'
 import json
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checks import Classes, Float, Module, NoNaN, Shaped, checked, ensure, evaluating
+from .checks import Classes, Float, Module, NoNaN, Shaped, at, checked, ensure, evaluating
 from .data import NPZ, load_digit
 from .learner_from_scratch import set_lr
 from .linear_model import BatchLoader
@@ -24,7 +25,7 @@ from .storage import _read_image, load_arrays, write_file
 # %% ../nbs/08_all_digits.ipynb #0a02ded7
 def load_all(
     split:str='train', # 'train' (60,000 images), or 'valid' or 'test' (the other 10,000)
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
     by_digit:bool=True, # 0s first, then 1s, …: the first 50,000 hold no 9. False for MNIST's own order, which is mixed
 )->tuple[Tensor, Tensor]: # x (n, 784) of floats in [0, 1], and y (n,) of int64, the digits
     "All images of all digits, and their labels. Raises ValueError as `load_digit` does."
@@ -92,7 +93,7 @@ def digit_accuracy(
 # %% ../nbs/08_all_digits.ipynb #618a0c54
 def digit_loaders(
     batch_size:int=128, # images in a batch
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->tuple[BatchLoader, BatchLoader]: # 60,000 images to train on, shuffled, and 10,000 to validate on
     "Loaders of all ten digits. Raises ValueError as `load_all` and `BatchLoader` do."
     return BatchLoader(*load_all('train', npz), batch_size, shuffle=True), BatchLoader(*load_all('valid', npz), batch_size)
@@ -189,21 +190,21 @@ def load_model(
     if found != needed:
         odd = next(name for name in [*needed, *found] if found.get(name) != needed.get(name))
         raise ValueError(f"{path} holds the weights of another model: {odd} is {_told(found.get(odd))} there and {_told(needed.get(odd))} here; "
-                         f"make the model that was saved, as its header says: {made_by}")
+                         f"make the model that was saved{made_by and f', as its header says: {made_by}' or ''}")
     model.load_state_dict(weights)
     return model.eval(), made_by
 
 @checked
 def predict_image(
-    image, # the path of an image file, or an array (28, 28): floats in [0, 1], or whole numbers from 0 to 255; 0 is the background
+    image, # the path of a file, or an array (28, 28) or (784,): floats in [0, 1], or whole numbers from 0 to 255. Bright ink on a background of 0
     model:Module, # from images (n, 784) to scores, or to one raw prediction
-)->tuple[int, Tensor]: # the class (of one prediction: 1 if it is above 0), and the probability of each class, on the CPU
+)->tuple[int, Tensor]: # the class (of one prediction: 1 if it is above 0, for the digit whose target is 1), and the probability of each class
     "What a model reads in one image. Raises ValueError: no such image, another size, pixels outside of the range."
     if isinstance(image, (str, Path)): image = _read_image(image)
-    try: x = torch.as_tensor(image)
+    try: x = torch.as_tensor(image if isinstance(image, Tensor) else np.array(image))
     except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"image must be a path or an array (28, 28), got {type(image).__name__}") from e
-    x, (kind, most) = ensure(Shaped[Tensor, '28 28'], x, 'image'), ('floats', 1) if x.is_floating_point() else ('whole numbers', 255)
+    x, (kind, most) = ensure(Shaped[Tensor, '28 28'], x.view(28, 28) if x.shape == (784,) else x, 'image'), ('floats', 1) if x.is_floating_point() else ('whole numbers', 255)
     if not (0 <= x.min() and x.max() <= most): raise ValueError(f"image must hold {kind} from 0 to {most}, got {x.min():g} to {x.max():g}")
-    preds = scores(model, x[None]).flatten().detach().cpu()
+    with at('image', x): preds = scores(model, x[None]).flatten().detach().cpu()
     if len(preds) == 1: preds = torch.cat([0*preds, preds]) # whose softmax is that of the sigmoid
     return int(preds.argmax()), preds.softmax(0)

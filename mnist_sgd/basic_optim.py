@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .checks import (Count, Device, Function, Loader, Model, Optimizer, Params, Rate, Scheduler, after_first_batch, at,
                               batches, before_training, checked, expect_scores, finite, learning, name_of, optim_params)
-from .linear_model import batch_accuracy, calc_grad, mean_over, mnist_loss, predict_batches
+from .linear_model import _measure, batch_accuracy, calc_grad, mean_over, mnist_loss, predict_batches
 
 # %% ../nbs/04_basic_optim.ipynb #ddb9298b
 class BasicOptim:
@@ -44,7 +44,7 @@ def train_epoch(
     loss_func:Function=mnist_loss, # function of predictions and targets
     device:Device=None, # where the model is; batches are moved there
 )->float: # mean of the batches' losses
-    "One epoch. Raises as `calc_grad`, `batches` and `after_first_batch` do."
+    "One epoch, in training mode. Raises ValueError: a loss that is not finite, no gradient, no batch."
     losses = []
     if isinstance(model, nn.Module): model.train()
     for p in optim_params(opt): p.grad = None # an earlier backward may have left one
@@ -64,20 +64,20 @@ def train_model(
     opt:Optimizer, # made for the parameters of `model`
     epochs:Count, # how often to go through `dl`
     loss_func:Function=mnist_loss, # function of predictions and targets that returns a single number
-    metric:Function=batch_accuracy, # another one, for people to read; for ten digits `digit_accuracy`
+    metric:Function=batch_accuracy, # another one, of the whole validation set; for ten digits `digit_accuracy`
     scheduler:Scheduler=None, # of torch, such as `CosineAnnealingLR(opt, epochs)`; takes a step after each epoch
     device:Device=None, # such as 'cpu' or 'cuda'; a module and the batches are moved there
     progress:bool=True, # show a progress bar?
 )->dict[str, list[float]]: # 'train_loss', 'valid_loss', 'accuracy' (or the name of another metric) and 'seconds', one number an epoch
     "Train and measure; a module ends in evaluation mode. Raises ValueError or TypeError, before the first step if a batch does not fit."
     if isinstance(model, nn.Module): model.to(device)
-    before_training(model, opt, [dl, valid_dl], loss_func, metric, device)
+    before_training(model, opt, [dl, valid_dl], loss_func, metric, device, epochs, scheduler)
     history = {name: [] for name in ('train_loss', 'valid_loss', 'accuracy' if metric is batch_accuracy else name_of(metric), 'seconds')}
     with tqdm(range(1, epochs + 1), desc='training', disable=not progress, leave=False) as bar:
         for epoch in bar:
             start = perf_counter()
             with at(f'epoch {epoch}'): train_loss, said = train_epoch(model, dl, opt, loss_func, device), predict_batches(model, valid_dl, device)
-            numbers = train_loss, mean_over(said, loss_func), mean_over(said, metric), perf_counter() - start
+            numbers = train_loss, mean_over(said, loss_func), _measure(said, metric), perf_counter() - start
             for column,number in zip(history.values(), numbers): column.append(number)
             if scheduler: scheduler.step(*[numbers[1]]*isinstance(scheduler, ReduceLROnPlateau)) # which wants the loss
             bar.set_postfix({name: column[-1] for name,column in history.items()})

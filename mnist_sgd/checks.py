@@ -216,6 +216,7 @@ if not TYPE_CHECKING:
     @_Kind
     def Scheduler(x, name):
         "None, or a scheduler of torch."
+        if type(x).__name__ in ('OneCycleLR', 'CyclicLR'): raise ValueError(f"{name}: {type(x).__name__} takes a step after each batch, but here it would after each epoch; use Learner with a callback such as Anneal()")
         if x is None or hasattr(x, 'step') and not isinstance(x, type): return x
         raise TypeError(f"{name} must be a scheduler, such as torch.optim.lr_scheduler.StepLR(opt, 5), got {x.__name__ if isinstance(x, type) else type(x).__name__}")
 
@@ -343,8 +344,12 @@ def ensure(
 
 # %% ../nbs/94_checks.ipynb #0a7c11d2
 _ADVICE = {
-    'same dtype|Input type|expected scalar type|expected m1 and m2': "call .float() on the inputs, on bytes .float()/255, and let torch's default dtype be float32",
-    "can't be cast|Found dtype Long": "this loss wants floats: give it yb.float()",
+    'float32 .*(same dtype|Input type|expected scalar type)': "the model has other floats: call model.float(), and let torch's default dtype be float32",
+    'same dtype|Input type|expected scalar type': "call .float() on the inputs, on bytes .float()/255",
+    "can't be cast|Found dtype Long": "this loss wants floats: make the loader with y.float(), or pass loss_func=log_loss",
+    'target size': "give the targets the shape of the predictions, with y.unsqueeze(1)",
+    'out of bounds': "does the model have enough outputs?",
+    r'4D \(batched\) input': "begin the model with nn.Unflatten(1, (1, 28, 28))",
     'target dtype|multi-target|class probabilities': "this loss wants one whole number for each image, yb.long() of the shape (n,)",
     'more than 1 value per channel': "BatchNorm needs two images or more: choose a batch_size that leaves no single one at the end",
     'cannot be multiplied': "if the model takes (n, 784), call .flatten(1) on the inputs",
@@ -359,11 +364,11 @@ class at:
 
     def __exit__(self, kind, e, trace):
         if kind in (TypeError, ValueError): told = f"{self.where}{', ' if hasattr(e, 'placed') else ': '}{e}"
-        elif kind in (RuntimeError, IndexError) and self.batch:
+        elif kind in (RuntimeError, IndexError, UserWarning) and self.batch:
             got = ' and '.join(f'{name} {_shown(x)}' for name,x in zip(('xb', 'yb'), self.batch))
             told = f"{self.where}, {got}: {str(e).strip().partition(chr(10))[0]}"
         else: return
-        advice = [advice for found,advice in _ADVICE.items() if self.batch and re.search(found, str(e))]
+        advice = [advice for found,advice in _ADVICE.items() if self.batch and re.search(found, f'{_shown(self.batch[0])} {e}')]
         new = e if kind in (TypeError, ValueError) else ValueError()
         new.args, new.placed = ('; '.join([told, *advice[:1]]),), True
         if new is not e: raise new from e
@@ -386,7 +391,7 @@ def usable(
 )->Tensor: # the loss
     "The loss, if a backward pass can start from it. Raises as `finite` does, and ValueError without a gradient."
     if finite(loss).requires_grad: return loss
-    if not torch.is_grad_enabled(): raise ValueError("no gradient is recorded here: train outside of torch.no_grad() and torch.inference_mode()")
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled(): raise ValueError("no gradient is recorded here: train outside of torch.no_grad() and torch.inference_mode()")
     raise ValueError("the loss has no gradient: call requires_grad_() on the parameters, and compute the loss from them")
 
 # %% ../nbs/94_checks.ipynb #19dd7f94
@@ -420,7 +425,7 @@ def batches(
     for batch,pair in enumerate(dl, 1):
         kinds = [type(x) for x in pair] if isinstance(pair, (tuple, list)) else [type(pair)]
         if len(kinds) != 2 or not all(issubclass(kind, Tensor) for kind in kinds):
-            with at(f'batch {batch}'): raise TypeError(f"the loader must give pairs of tensors (xb, yb), got {', '.join(kind.__name__ for kind in kinds)}")
+            with at(f'batch {batch}'): raise TypeError(f"the loader must give pairs of tensors (xb, yb), got {', '.join(kind.__name__ for kind in kinds)}; BatchLoader(x, y) does")
         yield f'batch {batch}', pair[0].to(device), pair[1].to(device)
     if not batch: raise ValueError("the loader is empty: it gave no batch (a generator gives its batches only once)")
 
@@ -464,18 +469,25 @@ def before_training(
     loss_func, # function of predictions and targets
     metric=None, # another one, for the loader to validate on
     device=None, # where the model is
+    epochs=1, # how often the loaders will be gone through
+    scheduler=None, # of torch
 ):
     "Look at an optimiser, and at one batch of each loader. Raises ValueError or TypeError. Warns of parameters that `opt` does not move."
+    if getattr(scheduler, 'optimizer', opt) is not opt: raise ValueError("scheduler was made for another optimiser")
+    if name_of(metric) in ('train_loss', 'valid_loss', 'seconds'): raise ValueError(f"metric must have a name of its own, {name_of(metric)} is taken")
     moved, own = optim_params(opt), _owned(model)
     if not any(p.requires_grad for p in moved): raise ValueError("opt can move nothing: none of its parameters requires a gradient")
     still = [name for i,name in own.items() if i not in set(map(id, moved))]
     if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the very model that you train")
-    if still: warnings.warn(f"opt does not move {', '.join(still)}: make the optimiser when the model has all its layers", stacklevel=4)
+    if still: warnings.warn(f"opt does not move {', '.join(still)}: make the optimiser anew (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)", stacklevel=4)
     with _same_random(loaders), evaluating(model):
         for name,dl in zip(('dl', 'valid_dl'), loaders):
-            if isinstance(dl, Iterator): continue # a batch that is looked at would be lost
+            if isinstance(dl, Iterator):
+                if epochs > 1: raise ValueError(f"{name} gives its batches only once, but there are {epochs} epochs: pass list({name}), or a BatchLoader")
+                continue # a batch that is looked at would be lost
             with at(name): where, xb, yb = next(batches(dl, device))
-            with at(f'{name}, {where}', xb, yb):
+            with at(f'{name}, {where}', xb, yb), warnings.catch_warnings():
+                warnings.filterwarnings('error', 'Using a target size') # of PyTorch: shapes that differ, and so every target against every prediction
                 preds = model(xb.clone())
                 loss = loss_func(preds, yb)
                 if metric and name == 'valid_dl': float(metric(preds, yb))
@@ -494,7 +506,7 @@ def after_first_batch(
 
 def _probable(x): # rows that sum to 1, or single numbers between 0 and 1
     several = x.ndim > 1 and x.shape[-1] > 1
-    return bool((x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all() if several else ((x > 0) & (x < 1)).all())
+    return bool((x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all() if several else ((x > 0) & (x <= 1)).all())
 
 def expect_scores(
     said, # predictions of a whole validation at the end of a training, a tensor a batch

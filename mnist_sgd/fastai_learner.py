@@ -50,7 +50,7 @@ def make_learner(
 
 # %% ../nbs/05_fastai_learner.ipynb #01436f43
 class CheckLoss(Callback):
-    "Stop a Learner whose training loss is no longer finite."
+    "For fastai's Learner: stop it when the training loss is no longer finite."
     def after_loss(self):
         "Raises ValueError with the epoch and the batch."
         with at(f'epoch {self.epoch + 1}, batch {self.iter + 1}'):
@@ -58,7 +58,7 @@ class CheckLoss(Callback):
 
 # %% ../nbs/05_fastai_learner.ipynb #30b9d047
 class Stopwatch(Callback):
-    "Keep the seconds that each epoch took, in the list `seconds`."
+    "For fastai's Learner: keep the seconds that each epoch took, in the list `seconds`."
     def before_fit(self): self.seconds = []
     def before_epoch(self): self.start = perf_counter()
     def after_epoch(self): self.seconds.append(perf_counter() - self.start)

@@ -88,7 +88,7 @@ class Learner:
         cbs:Callbacks=(), # callbacks for this time only, told after the others
         reset_opt:bool=False, # make a new optimiser, or go on with the one that is there?
     )->dict[str, list[float]]: # the history: what was logged, by name, one number an epoch
-        "Train. Raises as `before_training`, `one_epoch` and `one_batch` do."
+        "Train. Raises ValueError or TypeError if data, model, loss and optimiser do not fit together, or the loss is no longer a number."
         self.epochs, self.lr, self.told = epochs, lr, [*self.cbs, *cbs]
         self.stop, self.history, self.epoch, self.training = False, {}, 0, False
         if self.opt is None or reset_opt: self.opt = self.opt_func([p for p in self.model.parameters() if p.requires_grad], lr=lr)
@@ -98,7 +98,7 @@ class Learner:
             for cb in self.told:
                 if hasattr(cb, 'before_fit'): cb.before_fit(self)
                 if hasattr(cb, 'after_fit'): ending.callback(cb.after_fit, self)
-            before_training(self.model, self.opt, [] if any(hasattr(cb, 'before_batch') for cb in self.told) else self.dls, self.loss_func)
+            before_training(self.model, self.opt, [] if any(hasattr(cb, 'before_batch') for cb in self.told) else self.dls, self.loss_func, epochs=epochs)
             for self.epoch in range(1, epochs + 1):
                 with at(f'epoch {self.epoch}'): self.one_epoch()
                 if self.stop: break
@@ -205,7 +205,7 @@ class LRFinder:
     ): self.rates, self.losses = torch.logspace(math.log10(start), math.log10(stop), batches, dtype=torch.float64).tolist(), []
 
     def before_fit(self, learn):
-        self.lrs, self.losses, self.random = [], [], torch.get_rng_state()
+        self.lrs, self.losses, self.random, self.done = [], [], torch.get_rng_state(), False
         self.parts = [part for part in (learn.model, learn.opt) if hasattr(part, 'state_dict')]
         self.states = deepcopy([part.state_dict() for part in self.parts])
 
@@ -218,7 +218,7 @@ class LRFinder:
         if not learn.training: return
         self.lrs.append(self.rates[len(self.lrs)])
         self.losses.append(learn.loss.item())
-        if len(self.lrs) == len(self.rates) or self.losses[-1] > min(self.losses) + 3*abs(min(self.losses)): learn.stop = True
+        if len(self.lrs) == len(self.rates) or self.losses[-1] > min(self.losses) + 3*abs(min(self.losses)): learn.stop = self.done = True
 
     def after_fit(self, learn):
         "Give model, optimiser and random numbers the state that they had before."
@@ -228,6 +228,7 @@ class LRFinder:
     def suggest(self)->float: # a learning rate
         "A third of the rate with the lowest loss. Raises ValueError before a fit."
         if not self.losses: raise ValueError("LRFinder has no losses yet: pass it to fit first")
+        if not self.done: raise ValueError(f"LRFinder saw only {len(self.losses)} of its {len(self.rates)} batches: give fit more epochs")
         return self.lrs[self.losses.index(min(self.losses))]/3
 
     def plot(self,

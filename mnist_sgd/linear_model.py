@@ -134,6 +134,9 @@ def mean_over(
     "Mean of a metric over batches."
     return torch.stack([torch.as_tensor(metric(preds, yb)) for preds,yb in said]).mean().item()
 
+def _measure(said, metric): # ours is a mean over batches, as in the notes; another metric may not be one
+    return mean_over(said if metric is batch_accuracy else [tuple(map(torch.cat, zip(*said)))], metric)
+
 @checked
 def batch_mean(
     model:Model, # function from inputs to predictions
@@ -164,7 +167,7 @@ def train_epoch(
     loss_func:Function=mnist_loss, # function of predictions and targets
     device:Device=None, # where `params` are; batches are moved there
 )->float: # mean of the batches' losses
-    "One epoch of SGD. Raises as `calc_grad`, `batches` and `learning` do."
+    "One epoch of SGD. Raises ValueError: a loss that is not finite, a tensor without a gradient, no batch."
     losses = []
     for p in params: p.grad = None # an earlier backward may have left one
     for where,xb,yb in batches(dl, device):

@@ -303,7 +303,8 @@ def try_function(
     "Test the function that a learner has written."
     mine, failures, goes_on = names.get(name, reference), ["not tested"], f"The notebook goes on with the library's `{name}`."
     # a function of the notebook that has the same name has another docstring, or none
-    there = mine is not reference and inspect.unwrap(mine).__doc__ == inspect.unwrap(reference).__doc__
+    first, second = ((inspect.unwrap(f).__doc__ or '').partition('\n\n')[0] for f in (mine, reference)) # help() adds the parameters below it
+    there = mine is not reference and first == second
     try:
         if there and __debug__: failures = _failures(code, names)
     finally: # also if the learner stops a function that never ends
@@ -489,5 +490,6 @@ def main(
         if not options.folder: parser.error("argument DEST: must be a folder, got ''")
         if options.score: return _say(score_table(score(options.folder)))
         try: write_copies(options.folder, options.force, say=said.append)
-        finally: _say('\n'.join(said)) # an output that fails stops no copy
+        finally:
+            if said: _say('\n'.join(said)) # an output that fails stops no copy
         _say(f'Open them with: jupyter lab {shlex.quote(options.folder)}')

@@ -68,7 +68,7 @@ def _unpack(npz, names, convert=np.asarray):
 def _which(split):
     "'train' or 'valid', for which 'test' is another word."
     if not isinstance(split, str) or split not in ('train', 'valid', 'test'):
-        raise ValueError(f"split must be 'train', or 'valid' or 'test', which are the same, got {split!r}")
+        raise ValueError(f"split must be 'train', 'valid' or 'test' (the last two are the same), got {split!r}")
     return 'train' if split == 'train' else 'valid'
 
 # %% ../nbs/95_storage.ipynb #6677f38a
@@ -133,7 +133,7 @@ def _same_lengths(npz, places, images):
 
 def load_arrays(
     split:str='train', # 'train', or 'valid' or 'test', which are the same
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->tuple[np.ndarray, np.ndarray]: # images (n, 28, 28) as uint8, labels (n,) as int64
     "All images of ten digits in MNIST's own order. Raises ValueError: unknown split, damaged file."
     split = _which(split)
@@ -191,8 +191,8 @@ def _read_split(folder, source, md5):
     return images, labels
 
 def pack_mnist(
-    idx_dir:Path, # folder of the four IDX files, named as in `IDX_MD5`, or the same with .gz
-    npz:Path, # the file to write
+    idx_dir:str|Path, # folder of the four IDX files, named as in `IDX_MD5`, or the same with .gz
+    npz:str|Path, # the file to write
     md5:dict|None=IDX_MD5, # {name: MD5} of the four; None packs any set of 28 x 28 images in ten classes
 )->Path: # `npz`
     "Pack MNIST, or another IDX set, the same to the byte each time. Raises ValueError for a wrong file."
@@ -215,7 +215,7 @@ _FOLDERS = { # what the two splits are called, and which digits there are
 def _classes_of(kind): return [f'{split}/{digit}' for split in _FOLDERS[kind][0].values() for digit in _FOLDERS[kind][1]]
 
 def sample_files(
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
     kind:str='mnist_sample', # or 'mnist_png'
 )->dict: # {(split, digit): ['train/3/10.png', …]}, sorted by name
     "Names of the files in a folder of images; the number is the position in the original set."
@@ -362,17 +362,17 @@ def _folder(kind, cache_dir, progress, npz):
 
 # %% ../nbs/95_storage.ipynb #0692bb1b
 def mnist_sample(
-    cache_dir:Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
+    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
     progress:bool=True, # show a progress bar while writing
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->Path: # folder with train/3, train/7, valid/3, valid/7 and labels.csv
     "The 3s and 7s as 14,434 PNG files, written once. Raises ValueError: cache damaged, not writable, or with other files in it."
     return _folder('mnist_sample', cache_dir, progress, npz)
 
 def mnist_png(
-    cache_dir:Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
+    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
     progress:bool=True, # show a progress bar while writing
-    npz:Path=NPZ, # a file made by `pack_mnist`
+    npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->Path: # folder with training/0 … training/9 and testing/0 … testing/9
     "All ten digits as 70,000 PNG files, written once. Raises ValueError as `mnist_sample` does."
     return _folder('mnist_png', cache_dir, progress, npz)
@@ -391,11 +391,12 @@ def _read_image(file):
                      "has more than 8 bits for a grey; save it with 8" if im.mode[0] in 'IF' else
                      "is transparent in places; give it a background" if im.convert('RGBA').getextrema()[3][0] < 255 else '')
             if not wrong: return np.array(im.convert('L'))
+    except (FileNotFoundError, IsADirectoryError) as e: raise ValueError(f"{file} is no image ({e.strerror})") from e
     except Exception as e: raise ValueError(f"{file} cannot be read as an image; save it anew, or leave it out") from e
     raise ValueError(f"{file} {wrong}")
 
 def load_folder(
-    path:Path, # folder with one sub-folder for each class, which holds nothing but images of 28 x 28 pixels
+    path:str|Path, # folder with one sub-folder for each class, which holds nothing but images of 28 x 28 pixels
 )->tuple[Tensor, Tensor, list[str]]: # x (n, 784) float32 in [0, 1], y (n,) int64, names of the classes; sorted by name
     "Images of your own, colours turned into greys. (Hidden files are skipped.) Raises ValueError that names what is no such image."
     path = Path(path)

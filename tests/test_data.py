@@ -58,7 +58,7 @@ def test_unknown_digit(digit):
 
 def test_bad_arguments():
     for split in ('tests', None, ['train'], 1):
-        with pytest.raises(ValueError, match="split must be 'train', or 'valid' or 'test', which are the same, got"): load_digit(3, split)
+        with pytest.raises(ValueError, match="split must be 'train', 'valid' or 'test' .the last two are the same., got"): load_digit(3, split)
     with pytest.raises(ValueError, match='dtype must be torch.float32 or torch.uint8'): load_digit(3, dtype=torch.int64)
     with pytest.raises(ValueError, match='two different digits, got 3 twice'): load_pair(3, 3)
 

@@ -193,3 +193,14 @@ def test_what_takes_more_than_in_the_book_is_called_as_the_front_page_says():
         told, needed = told.split(', '), [p.name for p in parameters.values() if p.default is p.empty]
         assert told == list(parameters)[:len(told)] and set(needed) <= set(told)
         assert book.startswith(f'{name}(') and len(needed) > book.count(',') + 1
+
+
+def test_help_says_what_the_comments_beside_the_parameters_say():
+    "Of every function and class that the package offers: each parameter of its signature has its line."
+    for name in mnist_sgd.__all__:
+        thing = getattr(mnist_sgd, name)
+        if not callable(thing) or list(signature(thing).parameters) == [] or name in ('CheckLoss', 'Stopwatch'): continue
+        lines = [line.strip().lstrip('*').partition(':')[0] for line in (thing.__doc__ or '').splitlines()]
+        for parameter in set(signature(thing).parameters) - {'b1', 'b2'}: assert parameter in lines, f'help({name}) says nothing of {parameter}'
+    told = mnist_sgd.train_model.__doc__
+    assert "returns 'train_loss', 'valid_loss', 'accuracy'" in told and 'reset_opt: ' in mnist_sgd.Learner.fit.__doc__

@@ -191,9 +191,9 @@ def test_a_generator_gives_all_its_batches(train):
     (BatchLoader(made_up().x.double(), made_up().y, 8), r"^dl, batch 1, xb float64 \(8, 784\) and yb int64 \(8, 1\): mat1 .*; call .float\(\) on the inputs"),
     (BatchLoader((made_up().x*255).byte(), made_up().y, 8), r"^dl, batch 1, xb uint8 .*; call .float\(\) on the inputs, on bytes .float\(\)/255"),
     (BatchLoader(made_up().x.view(-1, 28, 28), made_up().y, 8), r"^dl, batch 1, xb float32 \(8, 28, 28\) .*; if the model takes \(n, 784\), call .flatten\(1\) on the inputs$"),
-    ([(1, 2, 3)], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got int, int, int$"),
-    ([tuple(t.numpy() for t in batch) for batch in made_up()], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got ndarray, ndarray$"),
-    ([made_up().x], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got Tensor$"),
+    ([(1, 2, 3)], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got int, int, int; BatchLoader"),
+    ([tuple(t.numpy() for t in batch) for batch in made_up()], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got ndarray, ndarray; BatchLoader"),
+    ([made_up().x], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got Tensor; BatchLoader"),
     ([], "^dl: the loader is empty")])
 def test_batches_to_train_on(dl, message):
     model = linear(10 if 'cross_entropy' in message else 1)
@@ -227,7 +227,7 @@ def test_validation_is_measured_on_the_validation_data():
 
 @pytest.mark.parametrize('loss_func, kind, message', [
     (nn.MSELoss, TypeError, r'loss_func must be a function: MSELoss is a class, pass MSELoss\(\)$'),
-    (nn.BCEWithLogitsLoss(), ValueError, r"result type Float can't be cast to the desired output type Long; this loss wants floats: give it yb.float\(\)$"),
+    (nn.BCEWithLogitsLoss(), ValueError, r"result type Float can't be cast to the desired output type Long; this loss wants floats: make the loader with y.float\(\), or pass loss_func=log_loss$"),
     (nn.CrossEntropyLoss(), ValueError, r"; this loss wants one whole number for each image, yb.long\(\) of the shape \(n,\)$"),
     (lambda preds, yb: preds, TypeError, r'a loss must be a tensor with a single number, got shape \(8, 1\); take its mean\(\)'),
     (lambda preds, yb: .5, TypeError, 'a loss must be a tensor with a single number, got float')])
@@ -396,3 +396,66 @@ def test_another_loss_moves_the_weights_as_torch_says(train):
     expected = model.weight.detach() - .1*torch.autograd.grad(loss(model(dl.x), dl.y), model.weight)[0]
     train(model, dl, loss)
     torch.testing.assert_close(model.weight.detach(), expected)
+
+
+# what a scripter's trial found
+
+def test_another_metric_is_computed_on_the_whole_validation_set():
+    def f1(preds, yb):
+        says, is_one = preds > 0, yb == 1
+        return 2*(says & is_one).sum()/(says.sum() + is_one.sum()).clamp(min=1)
+    order = made_up(40).y.flatten().argsort()
+    valid_dl, model = BatchLoader(made_up(40).x[order], made_up(40).y[order], 8), linear() # sorted, so most batches hold one digit
+    history = by_train_model(model, made_up(), valid_dl, metric=f1)
+    assert history['f1'] == [pytest.approx(f1(model(valid_dl.x), valid_dl.y).item())] != [pytest.approx(batch_mean(model, valid_dl, f1))]
+
+
+@pytest.mark.parametrize('name', ['train_loss', 'valid_loss', 'seconds'])
+def test_a_metric_has_a_name_of_its_own(name):
+    def metric(preds, yb): return 1.
+    metric.__name__ = name
+    with pytest.raises(ValueError, match=f'^metric must have a name of its own, {name} is taken$'): by_train_model(linear(), made_up(), made_up(), metric=metric)
+
+
+def test_schedulers_that_would_do_nothing_or_the_wrong_thing():
+    model = linear()
+    opt, other = SGD(model.parameters(), lr=1.), SGD(linear().parameters(), lr=1.)
+    with pytest.raises(ValueError, match='^scheduler was made for another optimiser$'): by_train_model(model, made_up(), made_up(), opt, scheduler=CosineAnnealingLR(other, 2))
+    with pytest.raises(ValueError, match='OneCycleLR takes a step after each batch, but here it would after each epoch'):
+        by_train_model(model, made_up(), made_up(), opt, scheduler=OneCycleLR(opt, 1., epochs=2, steps_per_epoch=3))
+
+
+@BOTH
+def test_a_generator_for_several_epochs_is_refused_at_once(train):
+    model = linear()
+    before = model.weight.detach().clone()
+    with pytest.raises(ValueError, match=r'^(valid_)?dl gives its batches only once, but there are 2 epochs: pass list\((valid_)?dl\), or a BatchLoader$'):
+        train(model, made_up(), iter(list(made_up())), epochs=2) if train is by_train_model else Learner((iter(list(made_up())), made_up()), model, mnist_loss).fit(2)
+    assert model.weight.equal(before)
+
+
+def test_a_model_of_other_floats_is_named():
+    with pytest.raises(ValueError, match=r"; the model has other floats: call model.float\(\)"): by_train_model(linear().double(), made_up(), made_up())
+
+
+def test_targets_that_broadcast_in_a_loss_of_torch_are_refused():
+    dl = BatchLoader(made_up().x, made_up().y.flatten().float(), 8)
+    with pytest.raises(ValueError, match=r'^dl, batch 1, .*Using a target size .*; give the targets the shape of the predictions, with y.unsqueeze\(1\)$'):
+        by_train_model(linear(), dl, dl, loss_func=nn.MSELoss(), metric=lambda preds, yb: 0.)
+
+
+def test_labels_beyond_the_outputs_and_images_for_a_convolution():
+    with pytest.raises(ValueError, match=r'Target \d is out of bounds.; does the model have enough outputs\?$'): by_train_model(linear(2), made_up(40, 10), made_up(40, 10), loss_func=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r'; begin the model with nn.Unflatten\(1, \(1, 28, 28\)\)$'): by_train_model(nn.Conv2d(1, 4, 3), made_up(), made_up())
+
+
+def test_a_softmax_over_one_output_is_noticed():
+    with pytest.warns(UserWarning, match='all predictions look like probabilities'): by_train_model(nn.Sequential(linear(), nn.Softmax(1)), made_up(128), made_up(128))
+
+
+def test_finder_that_saw_too_few_batches_suggests_nothing():
+    finder = LRFinder(batches=9)
+    Learner((made_up(), made_up()), linear(), mnist_loss).fit(1, cbs=[finder])
+    with pytest.raises(ValueError, match='^LRFinder saw only 3 of its 9 batches: give fit more epochs$'): finder.suggest()
+    Learner((made_up(), made_up()), linear(), mnist_loss).fit(3, cbs=[finder])
+    assert finder.suggest() > 0
