@@ -1,12 +1,12 @@
 """From raw pixels to a trained digit classifier. `__init__.pyi` lists what a script can import from here; a module is loaded on first use."""
 __version__ = "0.2.0"
 
-_MOVED = {'table': 'climb_table'} # the names of version 0.1 that have a new one; they go in 0.3
+_MOVED = {'table': 'climb_table'} # {old name: new name} since version 0.1; the old ones are removed in 0.3
 _EXTRAS = {'fastai_learner': ('fastai', 'fastai')} # module: (the package that it needs, the extra that brings it)
 
 
 def _names():
-    "{name: module} of all that the stub lists."
+    "{name: module} for every name in `__init__.pyi`."
     import ast
     from pkgutil import get_data
     tree = ast.parse(get_data(__name__, '__init__.pyi'))
@@ -20,7 +20,7 @@ def _lacks(module):
 
 
 def _comments(function):
-    "What the comments in a signature say of its parameters and of the result, as lines."
+    "A line for each parameter of a signature that has a comment, and one for the result."
     import inspect, re
     try: lines = inspect.getsourcelines(inspect.unwrap(function))[0]
     except (OSError, TypeError): return # there is no source to read
@@ -34,7 +34,7 @@ def _comments(function):
 
 
 def _documented(thing):
-    "A function or class whose docstring also says what the comments in its signature say, for help() and tooltips."
+    "The same function or class, with the comments of its signature in its docstring, for help() and tooltips."
     methods = [f for name, f in vars(thing).items() if callable(f) and name[0] != '_'] if isinstance(thing, type) else []
     for one in [thing, *methods] if callable(thing) else []:
         told = list(_comments(one.__init__ if isinstance(one, type) else one))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .checks import (Count, Device, Function, Loader, Model, Optimizer, Params, Rate, Scheduler, after_first_batch, at,
                               batches, before_training, checked, expect_scores, finite, learning, name_of, optim_params)
-from .linear_model import _measure, batch_accuracy, calc_grad, mean_over, mnist_loss, predict_batches
+from .linear_model import batch_accuracy, calc_grad, mean_over, mnist_loss, predict_batches
 
 # %% ../nbs/04_basic_optim.ipynb #ddb9298b
 class BasicOptim:
@@ -56,6 +56,12 @@ def train_epoch(
     return finite(torch.stack(losses).mean().cpu()).item()
 
 # %% ../nbs/04_basic_optim.ipynb #35419fe8
+def _one_epoch(model, dl, valid_dl, opt, loss_func, metric, device):
+    start, train_loss = perf_counter(), train_epoch(model, dl, opt, loss_func, device)
+    outputs = predict_batches(model, valid_dl, device)
+    whole = outputs if metric is batch_accuracy else [tuple(map(torch.cat, zip(*outputs)))] # ours is a mean over batches, as in the notes
+    return outputs, (train_loss, mean_over(outputs, loss_func), mean_over(whole, metric), perf_counter() - start)
+
 @checked
 def train_model(
     model:Model, # from inputs to predictions
@@ -64,7 +70,7 @@ def train_model(
     opt:Optimizer, # made for the parameters of `model`
     epochs:Count, # how often to go through `dl`
     loss_func:Function=mnist_loss, # function of predictions and targets that returns a single number
-    metric:Function=batch_accuracy, # another one, of the whole validation set; for ten digits `digit_accuracy`
+    metric:Function=batch_accuracy, # likewise, for people to read; computed on the whole validation set, but `batch_accuracy` batch by batch
     scheduler:Scheduler=None, # of torch, such as `CosineAnnealingLR(opt, epochs)`; takes a step after each epoch
     device:Device=None, # such as 'cpu' or 'cuda'; a module and the batches are moved there
     progress:bool=True, # show a progress bar?
@@ -75,12 +81,11 @@ def train_model(
     history = {name: [] for name in ('train_loss', 'valid_loss', 'accuracy' if metric is batch_accuracy else name_of(metric), 'seconds')}
     with tqdm(range(1, epochs + 1), desc='training', disable=not progress, leave=False) as bar:
         for epoch in bar:
-            start = perf_counter()
-            with at(f'epoch {epoch}'): train_loss, said = train_epoch(model, dl, opt, loss_func, device), predict_batches(model, valid_dl, device)
-            numbers = train_loss, mean_over(said, loss_func), _measure(said, metric), perf_counter() - start
+            with at(f'epoch {epoch}'): outputs, numbers = _one_epoch(model, dl, valid_dl, opt, loss_func, metric, device)
             for column,number in zip(history.values(), numbers): column.append(number)
-            if scheduler: scheduler.step(*[numbers[1]]*isinstance(scheduler, ReduceLROnPlateau)) # which wants the loss
-            bar.set_postfix({name: column[-1] for name,column in history.items()})
-    expect_scores(preds for preds,yb in said)
+            if isinstance(scheduler, ReduceLROnPlateau): scheduler.step(numbers[1])
+            elif scheduler: scheduler.step()
+            bar.set_postfix(zip(history, numbers))
+    expect_scores(preds for preds,yb in outputs)
     if isinstance(model, nn.Module): model.eval()
     return history

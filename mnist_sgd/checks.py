@@ -101,7 +101,7 @@ def _no_nan(x, name, given=None):
 def _classes(x, name, given):
     "Raise ValueError unless a tensor holds classes of the scores (n, classes) that are given beside it."
     classes = next(t.shape[-1] for t in given.values() if isinstance(t, Tensor) and t.is_floating_point())
-    if not x.is_cpu or not x.numel() or (0 <= x.min() and x.max() < classes): return
+    if not x.numel() or (0 <= x.min() and x.max() < classes): return
     wrong = x[(x < 0) | (x >= classes)][0].item()
     raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {wrong}"
                      + ("" if wrong < 0 else "; does the model have enough outputs?"))
@@ -216,7 +216,7 @@ if not TYPE_CHECKING:
     @_Kind
     def Scheduler(x, name):
         "None, or a scheduler of torch."
-        if type(x).__name__ in ('OneCycleLR', 'CyclicLR'): raise ValueError(f"{name}: {type(x).__name__} takes a step after each batch, but here it would after each epoch; use Learner with a callback such as Anneal()")
+        if type(x).__name__ in ('OneCycleLR', 'CyclicLR'): raise ValueError(f"{name}: {type(x).__name__} must take a step after each batch, but here it would after each epoch; use Learner with a callback such as Anneal()")
         if x is None or hasattr(x, 'step') and not isinstance(x, type): return x
         raise TypeError(f"{name} must be a scheduler, such as torch.optim.lr_scheduler.StepLR(opt, 5), got {x.__name__ if isinstance(x, type) else type(x).__name__}")
 
@@ -240,7 +240,7 @@ _T = TypeVar('_T')
 # %% ../nbs/94_checks.ipynb #2334faa8
 def _known(x):
     "What decides whether a tensor fits, apart from its values."
-    return (x.shape, x.dtype, x.requires_grad, x.is_leaf) if isinstance(x, Tensor) else type(x)
+    return (x.shape, x.dtype, x.device, x.requires_grad, x.is_leaf) if isinstance(x, Tensor) else type(x)
 
 def _remember(seen, known):
     "Add a combination to those that fit; at most 256 are kept."
@@ -249,7 +249,7 @@ def _remember(seen, known):
 
 # %% ../nbs/94_checks.ipynb #6b1ed609
 def _enter(doors, given):
-    "Look at all arguments in their order, for the first time; `given` becomes what is handed on."
+    "Check all arguments in their order, and put the values that are passed on into `given`."
     before = {}
     with jaxtyped('context'):
         for name,kind in doors.items():
@@ -278,10 +278,10 @@ def _hasten(func, door, binary):
     def first(**given):
         result = door(**given)
         if all(given[name].is_cpu and not given[name].is_floating_point() for name in binary):
-            _remember(passed, tuple([known for x in given.values() for known in (x.shape, x.dtype)]))
+            _remember(passed, tuple([known for x in given.values() for known in (x.shape, x.dtype, x.device)]))
         return result
 
-    fit = ', '.join(f'{name}.shape, {name}.dtype' for name in names)
+    fit = ', '.join(f'{name}.shape, {name}.dtype, {name}.device' for name in names)
     values = ''.join(f' and _equal({name}*{name}, {name})' for name in binary) # of whole numbers only 0 and 1 are their own square
     source = f"""def door({', '.join(names)}):
     try: _short = ({fit}) in _passed{values}
@@ -295,7 +295,7 @@ def _hasten(func, door, binary):
 def checked(
     func:Callable[_P, _T], # its annotations say what fits
 )->Callable[_P, _T]: # the same, but each call is looked at first
-    "Hold every call to the signature. It raises TypeError for a wrong kind, ValueError for a wrong shape or value."
+    "Check every call against the signature. Raises TypeError for a wrong kind, ValueError for a wrong shape or value."
     signature = inspect.signature(func)
     names = [name for name,p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     no_nan = getattr(signature.return_annotation, 'dtype', None) is NoNaN
@@ -351,7 +351,7 @@ _ADVICE = {
     'out of bounds': "does the model have enough outputs?",
     r'4D \(batched\) input': "begin the model with nn.Unflatten(1, (1, 28, 28))",
     'target dtype|multi-target|class probabilities': "this loss wants one whole number for each image, yb.long() of the shape (n,)",
-    'more than 1 value per channel': "BatchNorm needs two images or more: choose a batch_size that leaves no single one at the end",
+    'more than 1 value per channel': "BatchNorm needs two images or more: choose a batch_size that does not leave a last batch of one",
     'cannot be multiplied': "if the model takes (n, 784), call .flatten(1) on the inputs",
     r'(predictions|preds), \(\d+, ([2-9]|\d\d+)\)': "for more than two classes pass loss_func=cross_entropy and metric=digit_accuracy",
     'on device|same device': "pass device=, and the model and the batches are moved there"}
@@ -425,7 +425,7 @@ def batches(
     for batch,pair in enumerate(dl, 1):
         kinds = [type(x) for x in pair] if isinstance(pair, (tuple, list)) else [type(pair)]
         if len(kinds) != 2 or not all(issubclass(kind, Tensor) for kind in kinds):
-            with at(f'batch {batch}'): raise TypeError(f"the loader must give pairs of tensors (xb, yb), got {', '.join(kind.__name__ for kind in kinds)}; BatchLoader(x, y) does")
+            with at(f'batch {batch}'): raise TypeError(f"the loader must give pairs of tensors (xb, yb), got {', '.join(kind.__name__ for kind in kinds)}; use BatchLoader(x, y)")
         yield f'batch {batch}', pair[0].to(device), pair[1].to(device)
     if not batch: raise ValueError("the loader is empty: it gave no batch (a generator gives its batches only once)")
 
@@ -434,7 +434,7 @@ def batches(
 def evaluating(
     model, # an nn.Module, or any function
 ):
-    "Inside, a model is in evaluation mode and records no gradients. Then each of its parts has its own mode again."
+    "Run the block with the model in evaluation mode and without gradients, then give each of its parts its own mode back."
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     try:
         if modes: model.eval()
@@ -445,7 +445,7 @@ def evaluating(
 # %% ../nbs/94_checks.ipynb #5fcf66d7
 @contextmanager
 def _same_random(loaders):
-    "Inside, random numbers may be drawn. Then all generators are where they were."
+    "Run the block, then restore the state of all random number generators of the CPU."
     own = {g for dl in loaders for owner in (dl, getattr(dl, 'sampler', None)) if isinstance(g := getattr(owner, 'generator', None), torch.Generator)}
     states, python, fastai = [(g, g.get_state()) for g in own], random.getstate(), [(dl, dl.rng, dl.rng.getstate()) for dl in loaders if hasattr(dl, 'rng')]
     numpy = np.random.get_state()
@@ -465,12 +465,12 @@ def _owned(model): return {id(p): name for name,p in model.named_parameters() if
 def before_training(
     model, # an nn.Module, or any function
     opt, # the optimiser, made for its parameters
-    loaders, # of pairs (xb, yb): one to train on and one to validate on, or none to look at
+    loaders, # two, of pairs (xb, yb), for training and for validation; with [] only the optimiser is checked
     loss_func, # function of predictions and targets
-    metric=None, # another one, for the loader to validate on
+    metric=None, # another one, for the validation loader
     device=None, # where the model is
-    epochs=1, # how often the loaders will be gone through
-    scheduler=None, # of torch
+    epochs=1, # of the training
+    scheduler=None, # of torch, or None
 ):
     "Look at an optimiser, and at one batch of each loader. Raises ValueError or TypeError. Warns of parameters that `opt` does not move."
     if getattr(scheduler, 'optimizer', opt) is not opt: raise ValueError("scheduler was made for another optimiser")
@@ -487,7 +487,7 @@ def before_training(
                 continue # a batch that is looked at would be lost
             with at(name): where, xb, yb = next(batches(dl, device))
             with at(f'{name}, {where}', xb, yb), warnings.catch_warnings():
-                warnings.filterwarnings('error', 'Using a target size') # of PyTorch: shapes that differ, and so every target against every prediction
+                warnings.filterwarnings('error', 'Using a target size') # PyTorch's: the shapes differ, so every target is compared with every prediction
                 preds = model(xb.clone())
                 loss = loss_func(preds, yb)
                 if metric and name == 'valid_dl': float(metric(preds, yb))

@@ -9,6 +9,7 @@ __all__ = ['label_pair', 'init_params', 'linear1', 'sigmoid', 'mnist_loss', 'Bat
 # %% ../nbs/03_linear_model.ipynb #1ea95597
 import math
 from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -119,23 +120,20 @@ def predict_batches(
     dl:Loader, # gives batches (xb, yb)
     device:Device=None, # where the model is; batches are moved there
 )->list[tuple[Tensor, Tensor]]: # the predictions and targets of each batch
-    "What a model says to the batches of a loader, in evaluation mode."
-    said = []
+    "Predictions and targets of each batch, made in evaluation mode."
+    outputs = []
     with evaluating(model):
         for where,xb,yb in batches(dl, device):
-            with at(where, xb, yb): said.append((model(xb), yb))
-    return said
+            with at(where, xb, yb): outputs.append((model(xb), yb))
+    return outputs
 
 # %% ../nbs/03_linear_model.ipynb #d1f6a370
 def mean_over(
-    said:list[tuple[Tensor, Tensor]], # predictions and targets of each batch, from `predict_batches`
+    outputs:list[tuple[Tensor, Tensor]], # predictions and targets of each batch, from `predict_batches`
     metric:Callable[..., Any], # function of both that returns a single number
 )->float: # each batch counts once
     "Mean of a metric over batches."
-    return torch.stack([torch.as_tensor(metric(preds, yb)) for preds,yb in said]).mean().item()
-
-def _measure(said, metric): # ours is a mean over batches, as in the notes; another metric may not be one
-    return mean_over(said if metric is batch_accuracy else [tuple(map(torch.cat, zip(*said)))], metric)
+    return fmean(float(metric(preds, yb)) for preds,yb in outputs)
 
 @checked
 def batch_mean(

@@ -336,7 +336,7 @@ def _cache(chosen):
 def _write_once(folder, kind, npz, seal, progress):
     "Write a folder of images, unless another program does."
     cache, ours = folder.parent, (*_FOLDERS, 'mnist_sgd')
-    foreign = [o for o in os.listdir(cache) if o.partition('.')[0] not in ours] if cache.exists() else []
+    foreign = [o for o in os.listdir(cache) if o[0] != '.' and o.partition('.')[0] not in ours] if cache.exists() else []
     if foreign: raise ValueError(f"{cache} holds other files, such as {min(foreign)}; name a new folder for the images")
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache/f'{kind}.lock'):
@@ -349,15 +349,15 @@ def _folder(kind, cache_dir, progress, npz):
     chosen = cache_dir or os.getenv('MNIST_SGD_CACHE')
     cache, fastai = _cache(chosen), _fastai_folder(kind)
     folder, seal = cache/kind, cache/f'{kind}.checked'
-    if not chosen and fastai and not _wrong(fastai, kind, npz, seal, progress): return fastai
+    if not chosen and fastai and not _wrong(fastai, kind, npz, cache/f'{kind}.fastai', progress): return fastai
     try:
         if not folder.exists(): _write_once(folder, kind, npz, seal, progress)
     except OSError as e:
         raise ValueError(f"cannot write {kind} into {cache} ({e.strerror or e}); give a cache_dir, "
                          "or set MNIST_SGD_CACHE, that you can write to") from e
     if wrong := _wrong(folder, kind, npz, seal, progress):
-        raise ValueError(f"{folder} is damaged: files are missing, too many or not MNIST's, {len(wrong):,} of them, such as {wrong[0]}; "
-                         "move the folder away and it will be written again")
+        raise ValueError(f"{folder} is damaged: {len(wrong):,} of its files are missing, extra or not MNIST's, such as {wrong[0]}; "
+                         "move the folder away, and the next call writes it again")
     return folder
 
 # %% ../nbs/95_storage.ipynb #0692bb1b

@@ -167,7 +167,7 @@ BODIES = {
     '04_basic_optim': {
         'BasicOptim': ("p.data -= p.grad*self.lr", "p.data += p.grad*self.lr", 'against its gradient'),
         'train_epoch': ("if len(losses) == 1: after_first_batch(model, opt)", "", 'the optimiser of another model'),
-        'train_model': ("mean_over(said, metric)", "mean_over(said, loss_func)", 'the accuracy after each epoch')},
+        'train_model': ("zip(history.values(), numbers)", "zip(history.values(), numbers[::-1])", 'the accuracy after each epoch')},
     '05_fastai_learner': {
         'make_dls': ("((x, y), (valid_x, valid_y))", "((x, y), (x, y))", 'the second loader'),
         'make_learner': ("opt_func=SGD, ", "", 'plain SGD'),

@@ -157,7 +157,7 @@ def test_a_label_that_is_no_digit_is_refused(tmp_path):
         pack_mnist(tmp_path, tmp_path/'a.npz', md5=None)
 
 
-@pytest.mark.parametrize('content', [b'not gzip', gzip.compress(bytes(99))[:20], gzip.compress(bytes(99))[:12] + b'\xff'*12])
+@pytest.mark.parametrize('content', [b'not gzip', gzip.compress(bytes(99), mtime=0)[:20], gzip.compress(bytes(99), mtime=0)[:12] + b'\xff'*12])
 def test_a_broken_gz_file_is_refused_in_one_sentence(tmp_path, content):
     (tiny_set(tmp_path)/'train-images-idx3-ubyte').unlink()
     (tmp_path/'train-images-idx3-ubyte.gz').write_bytes(content)
@@ -349,7 +349,7 @@ def test_damaged_cache(small, tiny, damage):
     change(file)
     name = file.relative_to(small).as_posix()
     for _ in range(2):
-        with pytest.raises(ValueError, match=f"is damaged: files are missing, too many or not MNIST's, 1 of them, such as {name}; move the folder away"):
+        with pytest.raises(ValueError, match=f"is damaged: 1 of its files are missing, extra or not MNIST's, such as {name}; move the folder away"):
             mnist_sample(small.parent, npz=tiny)
     if content: file.write_bytes(content)
     else: file.unlink()

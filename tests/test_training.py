@@ -191,9 +191,9 @@ def test_a_generator_gives_all_its_batches(train):
     (BatchLoader(made_up().x.double(), made_up().y, 8), r"^dl, batch 1, xb float64 \(8, 784\) and yb int64 \(8, 1\): mat1 .*; call .float\(\) on the inputs"),
     (BatchLoader((made_up().x*255).byte(), made_up().y, 8), r"^dl, batch 1, xb uint8 .*; call .float\(\) on the inputs, on bytes .float\(\)/255"),
     (BatchLoader(made_up().x.view(-1, 28, 28), made_up().y, 8), r"^dl, batch 1, xb float32 \(8, 28, 28\) .*; if the model takes \(n, 784\), call .flatten\(1\) on the inputs$"),
-    ([(1, 2, 3)], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got int, int, int; BatchLoader"),
-    ([tuple(t.numpy() for t in batch) for batch in made_up()], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got ndarray, ndarray; BatchLoader"),
-    ([made_up().x], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got Tensor; BatchLoader"),
+    ([(1, 2, 3)], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got int, int, int; use BatchLoader"),
+    ([tuple(t.numpy() for t in batch) for batch in made_up()], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got ndarray, ndarray; use BatchLoader"),
+    ([made_up().x], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got Tensor; use BatchLoader"),
     ([], "^dl: the loader is empty")])
 def test_batches_to_train_on(dl, message):
     model = linear(10 if 'cross_entropy' in message else 1)
@@ -421,7 +421,7 @@ def test_schedulers_that_would_do_nothing_or_the_wrong_thing():
     model = linear()
     opt, other = SGD(model.parameters(), lr=1.), SGD(linear().parameters(), lr=1.)
     with pytest.raises(ValueError, match='^scheduler was made for another optimiser$'): by_train_model(model, made_up(), made_up(), opt, scheduler=CosineAnnealingLR(other, 2))
-    with pytest.raises(ValueError, match='OneCycleLR takes a step after each batch, but here it would after each epoch'):
+    with pytest.raises(ValueError, match='OneCycleLR must take a step after each batch, but here it would after each epoch'):
         by_train_model(model, made_up(), made_up(), opt, scheduler=OneCycleLR(opt, 1., epochs=2, steps_per_epoch=3))
 
 
