@@ -19,10 +19,10 @@ SLOW = ( # tests that take long for the few lines that they alone cover, most of
     'test_no_backend', 'test_a_link_stays', 'test_shuffled_net_is', 'test_table_is_the_published', 'test_repaired_line', 'test_files_equal_tensors',
     'test_misprints_to_mend', 'test_imports_point', 'test_steps_before_fastai', 'test_options', 'test_every_value_is_the_right', 'test_repairs_may_differ',
     'test_command', 'test_any_learning_rate_as_torch', 'test_one_thread_gives', 'test_weights_of_the_notes_are_found', 'test_the_accuracy_of_line_143',
-    'test_learner_gives_the_numbers', 'test_scale_of_the_first', 'test_no_line_gets_beyond', 'test_wrong_line_fails')
+    'test_learner_gives_the_numbers', 'test_line_192', 'test_scale_of_the_first', 'test_no_line_gets_beyond', 'test_wrong_line_fails')
 LONG = 'result', 'numbers', 'two_epochs', 'slashed' # fixtures: the tests that need them are left out, too
 OPTIONS = '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--hypothesis-seed=0', '-k', f"not ({' or '.join(SLOW)})"
-SECONDS = 8 # of tests for each mutant, as they took without it
+SECONDS = 10 # of tests for each mutant, as they took without it
 DRAWING = 'show_image', 'show_images', 'show_mistakes', 'show_features', 'plot', '_panel', '_draw', 'climb_figure', 'moving_picture' # how a picture looks is judged by eye
 WORDING = 'help', 'metavar', 'description', 'desc', 'leave', 'title' # arguments that only say something
 
@@ -233,7 +233,7 @@ class Tests:
 
     def read(self, results):
         "What `observed` has written."
-        self.covers, self.uses, self.seconds, self.failed = defaultdict(set), {}, {}, []
+        self.covers, self.uses, self.seconds, self.starts, self.failed = defaultdict(set), {}, {}, {}, []
         for result in results:
             lines, uses, failed, seconds = json.loads(result.read_text())
             users = defaultdict(set)
@@ -242,21 +242,26 @@ class Tests:
                 self.uses[test] = fixtures
                 for context in (test, *fixtures): users[context].add(test)
             for module, line, contexts in lines: self.covers[module, line].update(*[users[context] for context in contexts])
+            self.starts[f'tests/{result.stem}'] = seconds.pop('start')
             self.seconds |= seconds
             self.failed += failed
 
     def cost(self, test): return self.seconds[test] + sum(self.seconds.get(fixture, 0) for fixture in self.uses[test])
 
     def of(self, mutant):
-        "The tests that cover a mutant's line, as many as there is time for; if there are none, those of its module."
+        "{file: tests that cover a mutant's line}, as many as there is time for, those of its module first; if no test covers it, all of its module."
         module, _, _, lines, _ = mutant
         own = f'tests/test_{module}.py'
         found = next(filter(None, [self.covers[module, line] for line in lines]), None) or {test for test in self.uses if test.startswith(own)}
-        chosen, left, ready = [], SECONDS, set()
-        for test in sorted(found, key=lambda test: (self.cost(test)/(4 if test.startswith(own) else 1), test)):
-            left -= self.seconds[test] + sum(self.seconds.get(fixture, 0) for fixture in {*self.uses[test]} - ready)
-            ready |= {*self.uses[test]}
-            if left > 0 or not chosen: chosen.append(test)
+        files = defaultdict(list)
+        for test in sorted(found, key=lambda test: (self.cost(test), test)): files[test.partition('::')[0]].append(test)
+        chosen, left = {}, SECONDS
+        for file in sorted(files, key=lambda file: (file != own, self.starts[file] + self.cost(files[file][0]), file)):
+            left, ready = left - self.starts[file]*(file != own), set()
+            for test in files[file]:
+                left -= self.seconds[test] + sum(self.seconds.get(fixture, 0) for fixture in {*self.uses[test]} - ready)
+                ready |= {*self.uses[test]}
+                if left > 0 or not chosen: chosen.setdefault(file, []).append(test)
         return chosen
 
 
@@ -264,21 +269,24 @@ class Chosen:
     "A plugin of pytest: only these tests, in this order, and each is ended when it takes much longer than it did."
     def __init__(self, tests, seconds): self.order, self.seconds = {test: i for i, test in enumerate(tests)}, seconds
 
+    def pytest_sessionstart(self): self.allow(30) # to import the modules
+
+    def allow(self, seconds): resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds), resource.RLIM_INFINITY))
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
         items[:] = sorted([item for item in items if item.nodeid in self.order], key=lambda item: self.order[item.nodeid])
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item):
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + 5 + 4*self.seconds(item.nodeid)), resource.RLIM_INFINITY))
+    def pytest_runtest_setup(self, item): self.allow(5 + 4*self.seconds(item.nodeid))
 
 
 def judged(mutants, tests, template, change=True):
     "Which of the mutants are noticed: yields (number, whether)."
     def work(folder, chosen):
-        resource.setrlimit(resource.RLIMIT_CPU, (30, resource.RLIM_INFINITY))
-        files = dict.fromkeys(test.partition('::')[0] for test in chosen)
-        return pytest.main([*OPTIONS, '-x', f'--basetemp={folder}/tmp/pytest', *files], plugins=[Chosen(chosen, tests.cost)])
+        for file, some in chosen.items():
+            if status := pytest.main([*OPTIONS, '-x', f'--basetemp={folder}/tmp/pytest', file], plugins=[Chosen(some, tests.cost)]): return status
+        return 0
     chosen = [tests.of(mutant) for mutant in mutants]
     tasks = [(change and mutant, lambda folder, some=some: work(folder, some), 100 + 10*SECONDS) for mutant, some in zip(mutants, chosen)]
     for i, status in in_copies(tasks, template):

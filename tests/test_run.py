@@ -2,10 +2,16 @@ import json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import needs_links, needs_pipes
 
+import mnist_sgd.run
+from mnist_sgd.all_digits import make_conv
 from mnist_sgd.checks import Device, ensure
-from mnist_sgd.run import NOTES, climb, climb_figure, climb_table, main
+from mnist_sgd.linear_model import BatchLoader, mnist_loss
+from mnist_sgd.neural_net import log_loss, make_net
+from mnist_sgd.run import NOTES, _load, climb, climb_figure, climb_table, main
 
 STAGES = ['pixel_similarity', 'linear_model', 'basic_optim', 'linear_shuffled', 'fastai_sgd', 'fastai_learner', 'neural_net',
           'neural_net_shuffled', 'learner_from_scratch', 'digit_means', 'all_digits']
@@ -461,3 +467,73 @@ def test_dash_as_a_name(two_epochs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, 'climb', lambda *args: two_epochs)
     main(['--json', '-', '--plot', './-'])
     assert json.loads(capsys.readouterr().out) == two_epochs and [o.name for o in tmp_path.iterdir()] == ['-']
+
+
+# each stage on few images, against a loop that is written out here
+
+FEW = { # stage: (sizes of the layers or a model, loss, learning rate, batch size, shuffled, annealed)
+    'basic_optim': ((784, 1), mnist_loss, 1., 256, False, False), 'linear_shuffled': ((784, 1), mnist_loss, 1., 256, True, False),
+    'fastai_sgd': ((784, 1), mnist_loss, 1., 256, False, False), 'fastai_learner': ((784, 1), mnist_loss, 1., 256, False, False),
+    'learner_from_scratch': ((784, 1), mnist_loss, 1., 256, False, False), 'linear_model': ((784, 1), mnist_loss, 1., 256, False, False),
+    'neural_net': ((784, 30, 1), mnist_loss, .1, 256, False, False), 'neural_net_shuffled': ((784, 30, 1), log_loss, 1., 256, True, False),
+    'all_digits': ((784, 10), F.cross_entropy, .1, 64, True, False), 'all_digits_net': ((784, 100, 10), F.cross_entropy, .5, 128, True, True),
+    'all_digits_conv': (make_conv, F.cross_entropy, .1, 128, True, True)}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    "Every fortieth image."
+    monkeypatch.setattr('mnist_sgd.run._load', lambda *args, load=_load, **kwargs: [[t[::40] for t in pair] for pair in load(*args, **kwargs)])
+
+
+@pytest.mark.parametrize('stage', FEW)
+def test_a_stage_is_the_loop_of_its_lesson(stage, few):
+    sizes, loss_func, lr, batch_size, shuffle, anneal = FEW[stage]
+    record, = climb(epochs=2, seed=5, stages=[stage], progress=False)['stages']
+    assert (record['epochs'], record['lr'], record['batch_size'], record['notes']) == (2, lr, batch_size, None)
+    (x, y), (valid_x, valid_y) = mnist_sgd.run._load('digit' in stage, 'cpu')
+    torch.manual_seed(5)
+    model = (sizes() if callable(sizes) else make_net(*sizes)).eval()
+    if stage == 'linear_model':
+        torch.manual_seed(5)
+        with torch.no_grad(): model[0].weight[:], model[0].bias[:] = torch.randn(784, 1).T, torch.randn(1)
+    opt = torch.optim.SGD(model.parameters(), lr=lr, **{'momentum': .9, 'weight_decay': .001} if stage == 'all_digits_conv' else {})
+    order = torch.Generator().manual_seed(5) if stage == 'linear_shuffled' else None
+    dl, step = BatchLoader(x, y, batch_size, shuffle, order), 0
+    said = [model(valid_x).detach()]
+    for _ in range(2):
+        model.train()
+        for xb, yb in dl:
+            if anneal: opt.param_groups[0]['lr'] = lr*(1 - step/(2*len(dl)))
+            loss_func(model(xb), yb).backward()
+            opt.step()
+            opt.zero_grad()
+            step += 1
+        model.eval()
+        said.append(model(valid_x).detach())
+    right = [preds.argmax(1) == valid_y if len(preds[0]) > 1 else ((preds > 0) == valid_y)[:, 0] for preds in said]
+    assert record['wrong'] == (~right[-1]).nonzero().flatten().tolist()
+    assert record['accuracy'] == pytest.approx([r.float().mean().item() for r in right[stage != 'linear_model':]], abs=1e-4) # rounded by validate_epoch
+    assert record['valid_loss'] == pytest.approx([loss_func(preds, valid_y).item() for preds in said[1:]], abs=1e-4)
+
+
+def test_what_is_asked_for_reaches_each_stage(few):
+    stages = ['linear_model', 'basic_optim', 'fastai_learner', 'neural_net', 'all_digits']
+    made = climb(epochs=1, lr=.25, batch_size=32, stages=stages, progress=False)['stages']
+    assert [(s['epochs'], s['lr'], s['batch_size']) for s in made] == [(1, .25, 32)]*5
+    usual = climb(epochs=1, stages=stages, progress=False)['stages']
+    assert all(a['valid_loss'] != b['valid_loss'] for a, b in zip(made, usual))
+    assert [s['notes'] and len(s['notes']) for s in usual] == [2, None, None, None, None] and not any(s['notes'] for s in made)
+
+
+def test_a_command_on_few_images(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(['--epochs', '1', '--batch-size', '32', '--seed', '3', '--json', 'numbers.json'])
+    out = capsys.readouterr().out
+    made = json.loads((tmp_path/'numbers.json').read_text(encoding='utf-8'))
+    assert [s['stage'] for s in made['stages']] == STAGES and numbers(made) == numbers(climb(1, None, 32, 3, progress=False))
+    assert climb_table(made) in out and out.endswith('\nThe chart is in climb.png.\n') and (tmp_path/'climb.png').stat().st_size > 10_000
+    assert 'need fastai' not in out
+    main(['--epochs', '1', '--lr', '.5', '--plot', 'other.png', '--json', '-'])
+    printed = json.loads(capsys.readouterr().out)
+    assert [s['lr'] for s in printed['stages'] if s['epochs']] == [.5]*9 and (tmp_path/'other.png').exists()
