@@ -253,16 +253,14 @@ class Tests:
         module, _, _, lines, _ = mutant
         own = f'tests/test_{module}.py'
         found = next(filter(None, [self.covers[module, line] for line in lines]), None) or {test for test in self.uses if test.startswith(own)}
-        files = defaultdict(list)
-        for test in sorted(found, key=lambda test: (self.cost(test), test)): files[test.partition('::')[0]].append(test)
-        chosen, left = {}, SECONDS
-        for file in sorted(files, key=lambda file: (file != own, self.starts[file] + self.cost(files[file][0]), file)):
-            left, ready = left - self.starts[file]*(file != own), set()
-            for test in files[file]:
-                left -= self.seconds[test] + sum(self.seconds.get(fixture, 0) for fixture in {*self.uses[test]} - ready)
-                ready |= {*self.uses[test]}
-                if left > 0 or not chosen: chosen.setdefault(file, []).append(test)
-        return chosen
+        files, left, ready = {}, SECONDS, set()
+        for test in sorted(found, key=lambda test: (self.cost(test)/(2 if test.startswith(own) else 1), test)):
+            file = test.partition('::')[0]
+            price = self.seconds[test] + sum(self.seconds.get(fixture, 0) for fixture in {*self.uses[test]} - ready) + (file != own and file not in files)*self.starts[file]/2
+            if files and price > left: continue
+            files.setdefault(file, []).append(test)
+            left, ready = left - price, ready | {*self.uses[test]}
+        return dict(sorted(files.items(), key=lambda item: (item[0] != own, sum(map(self.cost, item[1])))))
 
 
 class Chosen:

@@ -120,3 +120,8 @@ def test_shuffled_loaders_and_what_else_fastai_offers(dl, valid_dl):
     torch.testing.assert_close(preds, learn.model(valid_dl.x).detach())
     torch.testing.assert_close(targets, valid_dl.y)
     assert predict_image(valid_dl.x[2000].view(28, 28), learn.model)[0] == 0 and 'learn.predict' in make_learner.__doc__
+
+
+def test_batches_come_on_the_device_that_was_named(tiny_dl):
+    dls = make_dls(tiny_dl.x, tiny_dl.y, tiny_dl.x, tiny_dl.y, 2, 'meta')
+    assert all(t.is_meta for dl in dls.loaders for batch in dl for t in batch) and dls.device.type == 'meta'

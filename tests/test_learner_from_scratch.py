@@ -313,3 +313,52 @@ def test_refuses(tiny_dl):
     with pytest.raises(ValueError, match='no losses yet'): LRFinder().suggest()
     with pytest.raises(TypeError, match='opt must be an optimiser, such as .* got Linear'): set_lr(linear(), .1)
     with pytest.raises(TypeError, match='got Learner'): set_lr(learn, .1)
+
+
+def test_finder_stops_above_four_times_the_lowest_and_looks_at_training_only(tiny_dl):
+    wanted, seen = iter([2., 1., 4., 3.9, 4.1, 9.]), []
+    def loss_func(preds, yb):
+        loss = next(wanted) if learn.training else 1000. # in validation
+        if learn.training: seen.append(loss)
+        return preds.mean()*0 + loss
+    learn, finder = Learner((tiny_dl, tiny_dl), linear(), loss_func, cbs=[Metrics(batch_accuracy)]), LRFinder(batches=9)
+    learn.fit(9, cbs=[finder])
+    assert finder.losses == pytest.approx([2., 1., 4., 3.9, 4.1]) and len(finder.lrs) == 5
+    assert finder.suggest() == finder.lrs[1]/3
+
+
+def test_a_batch_or_a_metric_that_does_not_fit_is_told_before_anything_is_learned(tiny_dl):
+    model = linear()
+    before = model.weight.detach().clone()
+    with pytest.raises(ValueError, match='^valid_dl, batch 1'): Learner((tiny_dl, BatchLoader(tiny_dl.x[:, :9], tiny_dl.y)), model, mnist_loss).fit(1, .1)
+    assert model.weight.equal(before)
+    def no_metric(preds, yb): raise ValueError('no')
+    counted = []
+    class Count:
+        def after_batch(self, learn): counted.append(1)
+    with pytest.raises(ValueError, match='^epoch 1: no$'): Learner((tiny_dl, tiny_dl), model, mnist_loss, cbs=[Metrics(no_metric), Count()]).fit(1, .1)
+    assert not counted, 'in the very first batch'
+
+
+@pytest.mark.parametrize('epochs', [1, 3])
+def test_probabilities_of_the_last_epoch_are_noticed(epochs):
+    dl = BatchLoader(torch.rand(120, 784), torch.arange(120)[:, None]%2, 40)
+    learn = Learner((dl, dl), nn.Sequential(linear(), nn.Sigmoid()), mnist_loss, cbs=[Metrics(batch_accuracy)])
+    with pytest.warns(UserWarning, match='all predictions look like probabilities') as told: learn.fit(epochs, .1)
+    assert len(told) == 1
+
+
+def test_early_stop_leaves_the_last_weights_unless_the_best_are_wished(tiny_dl):
+    class Keep:
+        def after_epoch(self, learn): self.last = learn.model.weight.detach().clone()
+    def by_epoch(preds, yb): return [.5, .9, .7][learn.epoch - 1]
+    keep, learn = Keep(), Learner((tiny_dl, tiny_dl), linear(), mnist_loss, cbs=shown(by_epoch))
+    learn.fit(3, cbs=[keep, EarlyStop('by_epoch', 9)])
+    assert_close(learn.model.weight.detach(), keep.last, rtol=0, atol=0)
+
+
+def test_a_rate_is_set_in_every_group(tiny_dl):
+    model = nn.Sequential(nn.Linear(784, 2), nn.Linear(2, 1))
+    opt = torch.optim.SGD([{'params': layer.parameters(), 'lr': .1*(i + 1)} for i, layer in enumerate(model)])
+    set_lr(opt, .5)
+    assert [group['lr'] for group in opt.param_groups] == [.5, .5]

@@ -261,3 +261,8 @@ def test_device_that_is_not_there(tiny_dl, device):
     for use in (lambda device: init_params(3, device=device),
                 lambda device: validate_epoch(start_of_training()[1], tiny_dl, device)):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used here; try 'cpu'"): use(device)
+
+
+def test_a_prediction_of_0_is_none_for_the_first_digit():
+    assert batch_accuracy(torch.zeros(2, 1), torch.tensor([[0], [1]])) == .5
+    assert batch_accuracy(torch.zeros(1, 1), torch.tensor([[0]])) == 1

@@ -118,3 +118,8 @@ def test_runaway_step_leaves_the_parameters_finite():
     with pytest.raises(ValueError, match='the loss is inf: try'):
         for _ in range(1000): apply_step(params, *rolling_speed(), lr=1e-3)
     assert params.isfinite().all()
+
+
+def test_noise_is_the_standard_deviation_of_the_errors():
+    silent, usual, twice = (rolling_speed(5000, **noise)[1] for noise in ({'noise': 1e-9}, {}, {'noise': 6.}))
+    assert abs((usual - silent).std() - 3) < .1 and abs((twice - silent).std() - 6) < .2
