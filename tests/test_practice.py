@@ -780,3 +780,14 @@ def test_what_was_written_before_a_failure_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit): main(['--force', str(tmp_path)])
     assert capsys.readouterr().out == '00_data.ipynb: written\n01_pixel_similarity.ipynb: written\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == [f'{name}.ipynb' for name in NAMES[:3]]
+
+
+def test_the_text_none_is_a_text_unless_an_exception_is_asked_for():
+    assert grade('None', 'None').status == 'right' and grade('None', 'no').status == 'wrong'
+    assert grade('None', None).status == grade(None, None).status == grade('KeyError', KeyError()).status == 'right'
+    assert grade('None', KeyError()).status == 'wrong'
+
+
+def test_a_walk_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr('mnist_sgd.practice.files', lambda name: tmp_path/name)
+    with pytest.raises(ValueError, match='^the notebooks of the walk are missing; install mnist_sgd again$'): walk()
