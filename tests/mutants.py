@@ -27,6 +27,13 @@ DRAWING = 'show_image', 'show_images', 'show_mistakes', 'show_features', 'plot',
 WORDING = 'help', 'metavar', 'description', 'desc', 'leave', 'title' # arguments that only say something
 
 HARMLESS = { # (module, function, the change): why no test can notice it
+    ('practice', '_failures', '120 -> 121'): 'where the text of an error is cut',
+    ('all_digits', 'cross_entropy', 'torch.arange(len(targets), device=targets.device) -> torch.arange(len(targets))'): 'torch takes an index from the CPU on every device; it is slower',
+    **dict.fromkeys([
+        ('storage', '_state', 'False -> True'), ('storage', '_read_idx', 'False -> True'),
+        ('storage', '_state', r"hashlib.md5(os.fsencode('\n'.join(facts)), usedforsecurity=False) -> hashlib.md5(os.fsencode('\n'.join(facts)))"),
+        ('storage', '_read_idx', 'hashlib.md5(content, usedforsecurity=False) -> hashlib.md5(content)'),
+    ], 'only matters on a machine whose policy forbids MD5'),
 }
 
 FLIPPED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
