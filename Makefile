@@ -33,7 +33,6 @@ test: setup
 test-all: setup
 	$(PYTEST) -m ''
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
-	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
 
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py

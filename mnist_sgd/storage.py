@@ -336,7 +336,7 @@ def _cache(chosen):
 def _write_once(folder, kind, npz, seal, progress):
     "Write a folder of images, unless another program does."
     cache, ours = folder.parent, (*_FOLDERS, 'mnist_sgd')
-    foreign = [o for o in os.listdir(cache) if o[0] != '.' and o.partition('.')[0] not in ours] if cache.exists() else []
+    foreign = [o for o in os.listdir(cache) if o != '.DS_Store' and o.partition('.')[0] not in ours] if cache.exists() else []
     if foreign: raise ValueError(f"{cache} holds other files, such as {min(foreign)}; name a new folder for the images")
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache/f'{kind}.lock'):

@@ -198,7 +198,7 @@ def test_other_numbers_of_weights_are_found_too():
     (torch.ones(3, 784), [1., 1., 1.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
     (torch.eye(784)[[0, 0, 1]], [1., 1., 2.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
     (torch.eye(784)[[0]*16 + [1, 2]], [1.]*16 + [2., 3.], {}, ValueError, 'fewer than three of the first 16 inputs differ'),
-    (torch.rand(3, 784).numpy(), [1., 2., 3.], {}, TypeError, '^find_weights: x must be a tensor, got ndarray$'),
+    (torch.rand(3, 784).numpy(), [1., 2., 3.], {}, TypeError, '^find_weights: x must be a tensor, got ndarray; call torch.as_tensor'),
     (torch.rand(3, 784), [1., 2., 3.], {'tolerance': 0}, ValueError, 'tolerance must be a positive number, got 0'),
     (torch.rand(3, 784), [1., 2., 3.], {'tolerance': float('nan')}, ValueError, 'tolerance must be a positive number'),
     (torch.rand(3, 784), [1., 2., 3.], {'seed': 1.5}, ValueError, 'seed must be a whole number from 0, got 1.5'),

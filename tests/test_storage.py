@@ -407,7 +407,7 @@ def test_all_ten_digits_as_files(tiny, tmp_path):
         for file in files: # named by its place in the original set
             assert labels[int(file.stem)] == int(file.parent.name) and (np.array(Image.open(file)) == images[int(file.stem)]).all()
     shutil.copy(next((folder/'training'/'7').iterdir()), next((folder/'training'/'3').iterdir()))
-    with pytest.raises(ValueError, match="mnist_png is damaged: .*, 1 of them, such as training/3/"): mnist_png(tmp_path, npz=tiny)
+    with pytest.raises(ValueError, match="mnist_png is damaged: 1 of its files are .*, such as training/3/"): mnist_png(tmp_path, npz=tiny)
 
 
 @pytest.mark.slow
