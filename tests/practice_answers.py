@@ -182,7 +182,7 @@ BODIES = {
     '07_learner_from_scratch': {
         'Learner': ("self.model.train(self.training)", "self.model.train()", 'batches to train on'),
         'Recorder': ("self.total += loss*len(learn.xb)", "self.total += loss*100", 'larger batches count for more'),
-        'Metrics': ("if not learn.training: self.batches", "self.batches", 'of all validation images'),
+        'Metrics': ("if not learn.training: self.batches", "if learn.training: self.batches", 'of all validation images'),
         'Progress': ("self.bar.update()", "self.bar.update(2)", 'by one with every batch'),
         'EarlyStop': ("self.best, self.waited = value, 0", "self.best = value", 'start waiting anew'),
         'set_lr': ("for group in opt.param_groups: group['lr'] = lr", "opt.lr = lr", "torch's"),

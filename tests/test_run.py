@@ -427,14 +427,14 @@ def test_the_readers_own_style_does_not_change_the_chart(two_epochs, tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_the_figure_once():
+def test_a_notebook_shows_the_figure_once(tmp_path):
     import nbformat
     from nbclient import NotebookClient
     result = {'stages': [{'stage': 'basic_optim', 'epochs': 2, 'accuracy': [.9, .95]}]}
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (
         'from mnist_sgd.run import climb_figure', f'climb_figure({result});', 'import matplotlib.pyplot as plt\nplt.plot([1, 2]);')])
     env = {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'}
-    NotebookClient(nb, kernel_name='python3').execute(env=env)
+    NotebookClient(nb, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}).execute(env=env)
     assert [len([o for o in cell.outputs if 'image/png' in o.get('data', {})]) for cell in nb.cells] == [0, 1, 1]
 
 
