@@ -475,9 +475,10 @@ def before_training(
     "Look at an optimiser, and at one batch of each loader. Raises ValueError or TypeError. Warns of parameters that `opt` does not move."
     if getattr(scheduler, 'optimizer', opt) is not opt: raise ValueError("scheduler was made for another optimiser")
     if name_of(metric) in ('train_loss', 'valid_loss', 'seconds'): raise ValueError(f"metric must have a name of its own, {name_of(metric)} is taken")
-    moved, own = optim_params(opt), _owned(model)
-    if not any(p.requires_grad for p in moved): raise ValueError("opt can move nothing: none of its parameters requires a gradient")
-    still = [name for i,name in own.items() if i not in set(map(id, moved))]
+    params, own = optim_params(opt), _owned(model)
+    if not any(p.requires_grad for p in params): raise ValueError("opt can move nothing: none of its parameters requires a gradient")
+    moved = set(map(id, params))
+    still = [name for i,name in own.items() if i not in moved]
     if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the very model that you train")
     if still: warnings.warn(f"opt does not move {', '.join(still)}: make the optimiser anew (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)", stacklevel=4)
     with _same_random(loaders), evaluating(model):

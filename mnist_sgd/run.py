@@ -195,10 +195,10 @@ def _usable(device, **numbers):
     "A device of torch and Python's own numbers, some of them None. Raises TypeError or ValueError for others."
     import torch
     from mnist_sgd.checks import Count, Device, Rate, Whole, ensure
-    kinds = {'epochs': (Count, int, 2**63), 'lr': (Rate, float, float('inf')), 'batch_size': (Count, int, 2**63), 'seed': (Whole, int, 2**64)}
+    kinds = {'epochs': (Count, 2**63), 'lr': (Rate, float('inf')), 'batch_size': (Count, 2**63), 'seed': (Whole, 2**64)}
     for name, number in numbers.items():
-        kind, own, end = kinds[name]
-        if number is not None: numbers[name] = own(ensure(kind, number, name))
+        kind, end = kinds[name]
+        if number is not None: numbers[name] = ensure(kind, number, name)
         if (number or 0) >= end: raise ValueError(f"{name} must be less than {end}, got {number}")
     device = torch.device(ensure(Device, device, 'device') or 'cpu')
     if device.type == 'meta': raise ValueError("device 'meta' computes nothing; try 'cpu'")

@@ -347,9 +347,9 @@ def _write_once(folder, kind, npz, seal, progress):
 def _folder(kind, cache_dir, progress, npz):
     "A folder of images, written if it is not there."
     chosen = cache_dir or os.getenv('MNIST_SGD_CACHE')
-    cache, fastai = _cache(chosen), _fastai_folder(kind)
+    cache, fastai = _cache(chosen), None if chosen else _fastai_folder(kind)
     folder, seal = cache/kind, cache/f'{kind}.checked'
-    if not chosen and fastai and not _wrong(fastai, kind, npz, cache/f'{kind}.fastai', progress): return fastai
+    if fastai and not _wrong(fastai, kind, npz, cache/f'{kind}.fastai', progress): return fastai
     try:
         if not folder.exists(): _write_once(folder, kind, npz, seal, progress)
     except OSError as e:
