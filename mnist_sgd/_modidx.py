@@ -367,6 +367,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mnist_sgd.storage._seal': ('storage.html#_seal', 'mnist_sgd/storage.py'),
                                    'mnist_sgd.storage._shows': ('storage.html#_shows', 'mnist_sgd/storage.py'),
                                    'mnist_sgd.storage._state': ('storage.html#_state', 'mnist_sgd/storage.py'),
+                                   'mnist_sgd.storage._status': ('storage.html#_status', 'mnist_sgd/storage.py'),
                                    'mnist_sgd.storage._table': ('storage.html#_table', 'mnist_sgd/storage.py'),
                                    'mnist_sgd.storage._unpack': ('storage.html#_unpack', 'mnist_sgd/storage.py'),
                                    'mnist_sgd.storage._which': ('storage.html#_which', 'mnist_sgd/storage.py'),

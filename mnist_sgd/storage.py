@@ -6,7 +6,7 @@
 __all__ = ['NPZ', 'IDX_MD5', 'load_arrays', 'pack_mnist', 'mnist_sample', 'mnist_png', 'load_folder']
 
 # %% ../nbs/95_storage.ipynb #cdae9d78
-import gzip, hashlib, io, math, os, shutil, sys, time, zipfile, zlib
+import gzip, hashlib, io, math, os, shutil, stat, sys, time, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser, Error as ConfigError
 from contextlib import contextmanager, suppress
@@ -154,12 +154,17 @@ def _clear(folder):
             if time.time() - max(o.lstat().st_mtime for o in (old, *old.glob('*'))) > _STALE:
                 (shutil.rmtree if old.is_dir() else os.unlink)(old)
 
-def _make_like(new, old):
+def _status(path):
+    "What is known of a file, None if there is none. Raises ValueError for anything else."
+    with suppress(FileNotFoundError):
+        if stat.S_ISREG((status := os.lstat(path)).st_mode): return status
+        raise ValueError(f"cannot write {path}: it exists and is not a file; name another")
+
+def _make_like(new, status):
     "Give a file the permissions of another one, and where that is allowed its owner and group."
-    there = os.stat(old)
-    for owner,group in ((-1, there.st_gid), (there.st_uid, -1)):
+    for owner,group in ((-1, status.st_gid), (status.st_uid, -1)):
         with suppress(OSError, AttributeError): os.chown(new, owner, group) # which Windows does not have
-    shutil.copymode(old, new)
+    os.chmod(new, stat.S_IMODE(status.st_mode))
 
 # %% ../nbs/95_storage.ipynb #d739ca0a
 def write_file(
@@ -169,13 +174,12 @@ def write_file(
     "Write a file that is complete or not there. Raises ValueError where it cannot be written."
     path = Path(os.path.realpath(path)) # what is still a link leads to itself
     try:
-        if path.is_symlink() or path.exists() and not path.is_file():
-            raise ValueError(f"cannot write {path}: it exists and is not a file; name another")
+        old = _status(path) # looked at once, since another program may rename it
         _clear(path.parent)
         with TemporaryDirectory('.partial', 'mnist_sgd.', path.parent, ignore_cleanup_errors=True) as folder:
             partial = Path(folder)/'partial'
             with open(partial, 'xb') as f: write(f)
-            with suppress(FileNotFoundError): _make_like(partial, path)
+            if old: _make_like(partial, old)
             partial.replace(path)
     except OSError as e:
         raise ValueError(f"cannot write {path} ({e.strerror or e}); name a file in a folder you can write to") from e
