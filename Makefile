@@ -7,12 +7,13 @@ NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 
-.PHONY: help setup run test test-all lab practice notebooks bench mutants readme test-latest test-lowest clean
+.PHONY: help setup run test test-slow test-all lab practice notebooks bench mutants readme test-latest test-lowest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
 	@echo 'make test          every notebook and its saved outputs, its practice copy, the export, the README, and the tests'
-	@echo 'make test-all      the same and what takes longer: slow cells and tests, copies that are answered wrong or not at all'
+	@echo 'make test-slow     what takes longer: slow cells and tests, copies that are answered wrong or not at all'
+	@echo 'make test-all      both'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
 	@echo 'make practice      JupyterLab on practice copies of them, in the folder my_practice'
@@ -30,8 +31,8 @@ run: setup
 test: setup
 	$(PYTEST)
 
-test-all: setup
-	$(PYTEST) -m ''
+test-slow: setup
+	$(PYTEST) -m 'slow or slow_cells'
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
 
 setup: .venv/ready
@@ -40,6 +41,8 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+test-all: test test-slow
 
 lab: setup
 	$(BIN)/jupyter lab nbs

@@ -1,6 +1,6 @@
 """Every notebook as it is saved, and as a practice copy; what is made from them; and the comparison that this rests on.
 
-Slow cells are left out of the everyday run; `make test-all` runs and compares them, too.
+Slow cells are left out of the everyday run; `make test-slow` runs and compares them, too.
 """
 import ast, io, json, re, shutil, subprocess, sys
 from base64 import b64decode, b64encode
@@ -29,6 +29,7 @@ def slow_too(pytestconfig): return 'not slow' not in pytestconfig.option.markexp
 
 
 @pytest.mark.pinned
+@pytest.mark.slow_cells
 @pytest.mark.parametrize('name', longest_first(path.stem for path in NBS.glob('*.ipynb')))
 def test_notebook_shows_what_is_saved_in_it(name, slow_too):
     found = changes(NBS/f'{name}.ipynb', slow_too)
@@ -83,6 +84,7 @@ def check_blank(name, nb, folder):
         assert verdict.endswith(f"goes on with the library's `{task.name}`.")
 
 
+@pytest.mark.slow_cells
 @pytest.mark.parametrize('name', longest_first(COPIES))
 def test_practice_copy_done_right(name, slow_too, tmp_path):
     "In the full run by a learner who first runs each question and each function left blank."
