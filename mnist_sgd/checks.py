@@ -108,7 +108,7 @@ def _classes(x, name, given):
 
 # %% ../nbs/94_checks.ipynb #09ac2b38
 class _Kind:
-    "A kind of argument that is no tensor: `look(value, name)` returns the value, or raises."
+    "A kind of argument that is not a tensor: `look(value, name)` returns the value, or raises."
     def __init__(self, look): self.look, self.__name__, self.__doc__ = look, look.__name__, look.__doc__
     def __repr__(self): return self.__name__
 
@@ -222,7 +222,7 @@ if not TYPE_CHECKING:
 
     @_Kind
     def Params(x, name):
-        "Tensors that a step can change; handed on as a list, since `parameters()` can be walked through only once."
+        "Tensors that a step can change; returned as a list, since `parameters()` can be iterated only once."
         if isinstance(x, Tensor) or not hasattr(x, '__iter__'):
             raise TypeError(f"{name} must be an iterable of tensors, such as [weights, bias] or model.parameters(), got {type(x).__name__}")
         x = list(x)
@@ -294,7 +294,7 @@ def _hasten(func, door, binary):
 # %% ../nbs/94_checks.ipynb #f4ba695c
 def checked(
     func:Callable[_P, _T], # its annotations say what fits
-)->Callable[_P, _T]: # the same, but each call is looked at first
+)->Callable[_P, _T]: # the same, but each call is checked first
     "Check every call against the signature. Raises TypeError for a wrong kind, ValueError for a wrong shape or value."
     signature = inspect.signature(func)
     names = [name for name,p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -330,7 +330,7 @@ def checked(
         return result
 
     only_tensors = all(p.default is p.empty and p.name in tensors for p in signature.parameters.values())
-    more = no_nan or {kind.dtype for kind in tensors.values()} & {Learns, NoNaN, Classes} # to look at than shape, dtype, 0 and 1
+    more = no_nan or {kind.dtype for kind in tensors.values()} & {Learns, NoNaN, Classes} # checks than those of shape, dtype, 0 and 1
     return _hasten(func, door, list(valued)) if only_tensors and not more else door
 
 # %% ../nbs/94_checks.ipynb #793ef1a5
@@ -344,8 +344,8 @@ def ensure(
 
 # %% ../nbs/94_checks.ipynb #0a7c11d2
 _ADVICE = {
-    'float32 .*(same dtype|Input type|expected scalar type)': "the model has other floats: call model.float(), and let torch's default dtype be float32",
-    'same dtype|Input type|expected scalar type': "call .float() on the inputs, on bytes .float()/255",
+    'float32 .*(same dtype|Input type|expected scalar type)': "the model has another dtype: call model.float(), and set torch's default dtype to float32",
+    'same dtype|Input type|expected scalar type': "call .float() on the inputs, or .float()/255 on bytes",
     "can't be cast|Found dtype Long": "this loss wants floats: make the loader with y.float(), or pass loss_func=log_loss",
     'target size': "give the targets the shape of the predictions, with y.unsqueeze(1)",
     'out of bounds': "does the model have enough outputs?",
@@ -354,11 +354,11 @@ _ADVICE = {
     'more than 1 value per channel': "BatchNorm needs two images or more: choose a batch_size that does not leave a last batch of one",
     'cannot be multiplied': "if the model takes (n, 784), call .flatten(1) on the inputs",
     r'(predictions|preds), \(\d+, ([2-9]|\d\d+)\)': "for more than two classes pass loss_func=cross_entropy and metric=digit_accuracy",
-    'on device|same device': "pass device=, and the model and the batches are moved there"}
+    'on device|same device': "pass device= to move the model and the batches there"}
 
 # %% ../nbs/94_checks.ipynb #1b8e22f3
 class at:
-    "`with at('batch 17', xb, yb): ...` names the place in a TypeError or ValueError, and makes a ValueError of PyTorch's RuntimeError."
+    "`with at('batch 17', xb, yb): ...` names the place in a TypeError or ValueError, and turns PyTorch's RuntimeError into a ValueError."
     def __init__(self, where, *batch): self.where, self.batch = where, batch
     def __enter__(self): pass
 
@@ -377,7 +377,7 @@ class at:
 def finite(
     loss:Tensor, # a single number
 )->Tensor: # the loss
-    "The loss, if it is one finite number. Raises TypeError or ValueError. (A number on a graphics card is not looked at: looking would make the computer wait.)"
+    "The loss, if it is one finite number. Raises TypeError or ValueError. (A number on a graphics card is not checked: that would make the computer wait.)"
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise TypeError(f"a loss must be a tensor with a single number, got {what}; take its mean()")
@@ -402,7 +402,7 @@ def learning(
     "The tensors that have a gradient. Raises ValueError if none has."
     found = [p for p in params if p.grad is not None]
     if found and not (every and len(found) < len(params)): return found
-    raise ValueError("no parameter has a gradient: call backward() first, and make the optimiser for the very model that you train"
+    raise ValueError("no parameter has a gradient: call backward() first, and make the optimiser for the model that you train"
                      if not found else "a tensor in params is not used by the model: leave it out")
 
 # %% ../nbs/94_checks.ipynb #87693e89
@@ -420,7 +420,7 @@ def batches(
     dl:Loader, # gives pairs (xb, yb)
     device:Device=None, # move each batch there; None leaves them where they are
 ): # yields (where, xb, yb), `where` being text such as 'batch 17'
-    "The batches of one epoch. Raises TypeError for what is no pair of tensors, ValueError if there was no batch."
+    "The batches of one epoch. Raises TypeError for anything but a pair of tensors, ValueError if there is no batch."
     batch = 0
     for batch,pair in enumerate(dl, 1):
         kinds = [type(x) for x in pair] if isinstance(pair, (tuple, list)) else [type(pair)]
@@ -434,7 +434,7 @@ def batches(
 def evaluating(
     model, # an nn.Module, or any function
 ):
-    "Run the block with the model in evaluation mode and without gradients, then give each of its parts its own mode back."
+    "Run the block with the model in evaluation mode and without gradients, then restore the mode of each of its parts."
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     try:
         if modes: model.eval()
@@ -479,8 +479,8 @@ def before_training(
     if not any(p.requires_grad for p in params): raise ValueError("opt can move nothing: none of its parameters requires a gradient")
     moved = set(map(id, params))
     still = [name for i,name in own.items() if i not in moved]
-    if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the very model that you train")
-    if still: warnings.warn(f"opt does not move {', '.join(still)}: make the optimiser anew (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)", stacklevel=4)
+    if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the model that you train")
+    if still: warnings.warn(f"opt does not move {', '.join(still)}: make a new optimiser (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)", stacklevel=4)
     with _same_random(loaders), evaluating(model):
         for name,dl in zip(('dl', 'valid_dl'), loaders):
             if isinstance(dl, Iterator):
@@ -512,7 +512,7 @@ def _probable(x): # rows that sum to 1, or single numbers between 0 and 1
 def expect_scores(
     said, # predictions of a whole validation at the end of a training, a tensor a batch
 ):
-    "Warn if predictions look like probabilities, where losses and metrics take raw ones. (A hundred numbers at least: fewer can be so by chance.)"
+    "Warn if predictions look like probabilities, where losses and metrics take raw ones. (At least 100 numbers: fewer can look so by chance.)"
     said = [preds for preds in said if isinstance(preds, Tensor) and preds.is_floating_point()]
     if sum(preds.numel() for preds in said) > 99 and all(map(_probable, said)):
         warnings.warn("all predictions look like probabilities, but losses and metrics take raw ones: leave out the Softmax or Sigmoid at the end of the model", stacklevel=4)

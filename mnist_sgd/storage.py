@@ -30,11 +30,11 @@ _MOST = 200_000_000 # bytes that are unpacked at once; all of MNIST has 55 milli
 
 def _damaged(npz, why):
     return ValueError(f"{npz} is damaged or not a packed MNIST ({why}); install mnist_sgd again, "
-                      "or make the file anew with pack_mnist")
+                      "or make the file again with pack_mnist")
 
 @contextmanager
 def _opened(npz):
-    "The archive `npz`. Whatever is wrong with it becomes one sentence."
+    "The archive `npz`. Any error becomes a ValueError of one sentence."
     try:
         with zipfile.ZipFile(npz) as archive: yield archive
     except (FileNotFoundError, PermissionError) as e:
@@ -108,7 +108,7 @@ def _read_bytes(path):
     return content
 
 def _read_idx(path, shape, md5):
-    "The array in an IDX file, of which each element has this shape. What is wrong with the file becomes one sentence."
+    "The array in an IDX file; each element has this shape. Raises a ValueError that says what is wrong."
     content, start = _read_bytes(path), 8 + 4*len(shape)
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 and found != md5.get(path.name):
@@ -172,7 +172,7 @@ def write_file(
     write, # function that writes the content into an open binary file
 ):
     "Write a file that is complete or not there. Raises ValueError where it cannot be written."
-    path = Path(os.path.realpath(path)) # what is still a link leads to itself
+    path = Path(os.path.realpath(path)) # only a link to itself is still a link
     try:
         old = _status(path) # looked at once, since another program may rename it
         _clear(path.parent)
@@ -256,14 +256,14 @@ def _write_folder(folder, kind, npz, progress):
     "Write a folder under another name, then rename it, so that it is complete or absent."
     partial = folder.with_name(f'{kind}.partial')
     shutil.rmtree(partial, ignore_errors=True) # left by a run that was killed
-    partial.mkdir() # which a link that lies there prevents
+    partial.mkdir() # fails if a link is there
     try:
         _write_files(partial, kind, npz, progress)
         partial.rename(folder)
     finally: shutil.rmtree(partial, ignore_errors=True)
 
 # %% ../nbs/95_storage.ipynb #dc485e70
-_TELL, _GIVE_UP = 5, 600 # seconds to wait for a lock: until it is said, and at most
+_TELL, _GIVE_UP = 5, 600 # seconds to wait: before saying so, and at most
 
 def _locked(path):
     "Hold the lock `path`, to be used after `with`."
@@ -292,7 +292,7 @@ def _shows(file, image):
     except Exception: return False # Pillow has many words for a broken file
 
 def _look_through(folder, kind, npz, progress):
-    "Names of the files that are missing, too many, or not as they should be."
+    "Names of the files that are missing, extra or wrong."
     names, there = sample_files(npz, kind), set()
     for sub in _classes_of(kind):
         with suppress(OSError): there |= {f'{sub}/{o}' for o in os.listdir(folder/sub) if not o.startswith('.')}
@@ -395,14 +395,14 @@ def _read_image(file):
                      "has more than 8 bits for a grey; save it with 8" if im.mode[0] in 'IF' else
                      "is transparent in places; give it a background" if im.convert('RGBA').getextrema()[3][0] < 255 else '')
             if not wrong: return np.array(im.convert('L'))
-    except (FileNotFoundError, IsADirectoryError) as e: raise ValueError(f"{file} is no image ({e.strerror})") from e
-    except Exception as e: raise ValueError(f"{file} cannot be read as an image; save it anew, or leave it out") from e
+    except (FileNotFoundError, IsADirectoryError) as e: raise ValueError(f"{file} is not an image ({e.strerror})") from e
+    except Exception as e: raise ValueError(f"{file} cannot be read as an image; save it again, or leave it out") from e
     raise ValueError(f"{file} {wrong}")
 
 def load_folder(
     path:str|Path, # folder with one sub-folder for each class, which holds nothing but images of 28 x 28 pixels
 )->tuple[Tensor, Tensor, list[str]]: # x (n, 784) float32 in [0, 1], y (n,) int64, names of the classes; sorted by name
-    "Images of your own, colours turned into greys. (Hidden files are skipped.) Raises ValueError that names what is no such image."
+    "Images of your own, colours turned into greys. (Hidden files are skipped.) Raises a ValueError that names any other file."
     path = Path(path)
     names = [name for name in _listed(path) if (path/name).is_dir()]
     groups = [_listed(path/name) for name in names]

@@ -309,7 +309,7 @@ def test_predict_image_with_one_raw_prediction():
     (torch.full((28, 28), 255.), ValueError, '^image must hold floats from 0 to 1, got 255 to 255$'),
     (torch.full((28, 28), -1), ValueError, '^image must hold whole numbers from 0 to 255, got -1 to -1$'),
     (torch.full((28, 28), math.nan), ValueError, '^image must hold floats from 0 to 1, got nan to nan$'),
-    ('missing.png', ValueError, r'^missing.png is no image \(No such file'), (None, TypeError, '^image must be a path or an array'), ('', ValueError, 'is no image'), (3, ValueError, r'\(28, 28\)')])
+    ('missing.png', ValueError, r'^missing.png is not an image \(No such file'), (None, TypeError, '^image must be a path or an array'), ('', ValueError, 'is not an image'), (3, ValueError, r'\(28, 28\)')])
 def test_predict_image_refuses(image, kind, message, means, tmp_path):
     with pytest.raises(kind, match=message): predict_image(image, means)
 

@@ -169,7 +169,7 @@ def test_optimiser_of_another_model(tiny_dl, opt_func, trained_before):
     old, new = nn.Linear(784, 1), nn.Linear(784, 1)
     opt = opt_func(old.parameters(), lr=1.)
     if trained_before: train_epoch(old, tiny_dl, opt)
-    with pytest.raises(ValueError, match='no parameter has a gradient: call backward.* for the very model that you train'):
+    with pytest.raises(ValueError, match='no parameter has a gradient: call backward.* for the model that you train'):
         train_epoch(new, tiny_dl, opt)
 
 

@@ -69,7 +69,7 @@ def test_a_parameter_that_the_model_does_not_use_is_named_once(train):
 
 @BOTH
 def test_an_optimiser_that_moves_nothing_is_refused(train):
-    with pytest.raises(ValueError, match='^opt moves no parameter of the model: make the optimiser for the very model that you train$'):
+    with pytest.raises(ValueError, match='^opt moves no parameter of the model: make the optimiser for the model that you train$'):
         train(linear(), made_up(), made_up(), SGD(linear().parameters(), lr=1.))
     model = linear()
     opt = SGD(model.parameters(), lr=1.)
@@ -189,7 +189,7 @@ def test_a_generator_gives_all_its_batches(train):
 @pytest.mark.parametrize('dl, message', [
     (made_up(classes=10), r"^dl, batch 1: mnist_loss: targets must have the shape of predictions, \(8, 10\), got int64 \(8,\); for more than two classes pass loss_func=cross_entropy and metric=digit_accuracy$"),
     (BatchLoader(made_up().x.double(), made_up().y, 8), r"^dl, batch 1, xb float64 \(8, 784\) and yb int64 \(8, 1\): mat1 .*; call .float\(\) on the inputs"),
-    (BatchLoader((made_up().x*255).byte(), made_up().y, 8), r"^dl, batch 1, xb uint8 .*; call .float\(\) on the inputs, on bytes .float\(\)/255"),
+    (BatchLoader((made_up().x*255).byte(), made_up().y, 8), r"^dl, batch 1, xb uint8 .*; call .float\(\) on the inputs, or .float\(\)/255 on bytes"),
     (BatchLoader(made_up().x.view(-1, 28, 28), made_up().y, 8), r"^dl, batch 1, xb float32 \(8, 28, 28\) .*; if the model takes \(n, 784\), call .flatten\(1\) on the inputs$"),
     ([(1, 2, 3)], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got int, int, int; use BatchLoader"),
     ([tuple(t.numpy() for t in batch) for batch in made_up()], r"^dl, batch 1: the loader must give pairs of tensors \(xb, yb\), got ndarray, ndarray; use BatchLoader"),
@@ -435,7 +435,7 @@ def test_a_generator_for_several_epochs_is_refused_at_once(train):
 
 
 def test_a_model_of_other_floats_is_named():
-    with pytest.raises(ValueError, match=r"; the model has other floats: call model.float\(\)"): by_train_model(linear().double(), made_up(), made_up())
+    with pytest.raises(ValueError, match=r"; the model has another dtype: call model.float\(\)"): by_train_model(linear().double(), made_up(), made_up())
 
 
 def test_targets_that_broadcast_in_a_loss_of_torch_are_refused():
