@@ -57,25 +57,26 @@ def train_epoch(
 
 # %% ../nbs/04_basic_optim.ipynb #35419fe8
 def _one_epoch(model, dl, valid_dl, opt, loss_func, metric, device):
-    start, train_loss = perf_counter(), train_epoch(model, dl, opt, loss_func, device)
+    start = perf_counter()
+    train_loss = train_epoch(model, dl, opt, loss_func, device)
     outputs = predict_batches(model, valid_dl, device)
     whole = outputs if metric is batch_accuracy else [tuple(map(torch.cat, zip(*outputs)))] # ours is a mean over batches, as in the notes
     return outputs, (train_loss, mean_over(outputs, loss_func), mean_over(whole, metric), perf_counter() - start)
 
 @checked
 def train_model(
-    model:Model, # from inputs to predictions
+    model:Model, # from inputs to one tensor of predictions
     dl:Loader, # gives batches (xb, yb) to train on
     valid_dl:Loader, # gives batches (xb, yb) to validate on
     opt:Optimizer, # made for the parameters of `model`
     epochs:Count, # how often to go through `dl`
     loss_func:Function=mnist_loss, # function of predictions and targets that returns a single number
-    metric:Function=batch_accuracy, # likewise, for people to read; computed on the whole validation set, but `batch_accuracy` batch by batch
+    metric:Function=batch_accuracy, # likewise, for people; on the whole validation set (`batch_accuracy`: the mean of its batches)
     scheduler:Scheduler=None, # of torch, such as `CosineAnnealingLR(opt, epochs)`; takes a step after each epoch
     device:Device=None, # such as 'cpu' or 'cuda'; a module and the batches are moved there
     progress:bool=True, # show a progress bar?
 )->dict[str, list[float]]: # 'train_loss', 'valid_loss', 'accuracy' (or the name of another metric) and 'seconds', one number an epoch
-    "Train and measure; a module ends in evaluation mode. Raises ValueError or TypeError, before the first step if a batch does not fit."
+    "Train and measure; a module ends in evaluation mode. Raises ValueError or TypeError, before the first step if the first batch of a loader does not fit."
     if isinstance(model, nn.Module): model.to(device)
     before_training(model, opt, [dl, valid_dl], loss_func, metric, device, epochs, scheduler)
     history = {name: [] for name in ('train_loss', 'valid_loss', 'accuracy' if metric is batch_accuracy else name_of(metric), 'seconds')}

@@ -10,9 +10,10 @@ import inspect
 import math
 import random
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import combinations
 from numbers import Integral, Real
@@ -34,16 +35,14 @@ else:
     class Pixels(AbstractDtype): dtypes = Float.dtypes
 
 # %% ../nbs/94_checks.ipynb #e5c7f6de
-_REPAIRS = ('unsqueeze(1)', 'squeeze(1)', 'T', 'flatten(1)', 'unsqueeze(0)', 'mean(0)')
+_REPAIRS = ('unsqueeze', 1), ('squeeze', 1), ('t',), ('flatten', 1), ('unsqueeze', 0)
 
 # %% ../nbs/94_checks.ipynb #ac506c45
 def _repair(x, kind):
     "The usual call that makes a tensor fit, or ''."
-    for repair in _REPAIRS:
-        name, _, axis = repair.rstrip(')').partition('(')
-        try: y = getattr(x, name)(int(axis)) if axis else x.T if x.ndim == 2 else x
-        except (IndexError, RuntimeError): continue
-        if isinstance(y, kind): return repair
+    for name,*axis in _REPAIRS:
+        with suppress(IndexError, RuntimeError):
+            if isinstance(getattr(x, name)(*axis), kind): return f"{name}({', '.join(map(str, axis))})"
     return ''
 
 # %% ../nbs/94_checks.ipynb #c1f32a48
@@ -156,9 +155,11 @@ if not TYPE_CHECKING:
     @_Kind
     def Device(x, name):
         "A device that torch can use on this machine; None for where things are."
-        try: return None if x is None else torch.zeros(1, device=x).device and x
+        try:
+            if x is not None: torch.zeros(1, device=x)
         except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError) as e:
             raise ValueError(f"{name} {str(x)!r} cannot be used here; try 'cpu'") from e
+        return x
 
     @_Kind
     def Model(x, name):
@@ -288,7 +289,7 @@ def _hasten(func, door, binary):
     except (AttributeError, NotImplementedError): _short = False # no tensor, or one without values
     return _func({', '.join(names)}) if _short else _first({', '.join(f'{name}={name}' for name in names)})"""
     space = {'_passed': passed, '_func': func, '_first': first, '_equal': torch.equal}
-    exec(source, space)
+    exec(source, space) # a door whose parameters have the names of the function's
     return wraps(func)(space['door'])
 
 # %% ../nbs/94_checks.ipynb #f4ba695c
@@ -460,6 +461,11 @@ def _same_random(loaders):
             rng.setstate(state)
 
 # %% ../nbs/94_checks.ipynb #60d077e8
+def _warn(text): # where the caller's own code is, outside of this package
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get('__name__', '').startswith('mnist_sgd.'): frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
 def _owned(model): return {id(p): name for name,p in model.named_parameters() if p.requires_grad} if isinstance(model, nn.Module) else {}
 
 def before_training(
@@ -480,7 +486,7 @@ def before_training(
     moved = set(map(id, params))
     still = [name for i,name in own.items() if i not in moved]
     if own and len(still) == len(own): raise ValueError("opt moves no parameter of the model: make the optimiser for the model that you train")
-    if still: warnings.warn(f"opt does not move {', '.join(still)}: make a new optimiser (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)", stacklevel=4)
+    if still: _warn(f"opt does not move {', '.join(still)}: make a new optimiser (a Learner does so with reset_opt=True), or freeze them with requires_grad_(False)")
     with _same_random(loaders), evaluating(model):
         for name,dl in zip(('dl', 'valid_dl'), loaders):
             if isinstance(dl, Iterator):
@@ -503,7 +509,7 @@ def after_first_batch(
     params, names = optim_params(opt), _owned(model)
     learning(params)
     lacking = [names.get(id(p), f'parameter {i} of opt') for i,p in enumerate(params) if p.requires_grad and p.grad is None]
-    if lacking: warnings.warn(f"the loss does not depend on {', '.join(lacking)}: does the model use it?", stacklevel=4)
+    if lacking: _warn(f"the loss does not depend on {', '.join(lacking)}: does the model use it?")
 
 def _probable(x): # rows that sum to 1, or single numbers between 0 and 1
     several = x.ndim > 1 and x.shape[-1] > 1
@@ -515,7 +521,7 @@ def expect_scores(
     "Warn if predictions look like probabilities, where losses and metrics take raw ones. (At least 100 numbers: fewer can look so by chance.)"
     said = [preds for preds in said if isinstance(preds, Tensor) and preds.is_floating_point()]
     if sum(preds.numel() for preds in said) > 99 and all(map(_probable, said)):
-        warnings.warn("all predictions look like probabilities, but losses and metrics take raw ones: leave out the Softmax or Sigmoid at the end of the model", stacklevel=4)
+        _warn("all predictions look like probabilities, but the losses and metrics of mnist_sgd take raw ones: leave out the Softmax or Sigmoid at the end of the model")
 
 def name_of(
     func, # such as a metric

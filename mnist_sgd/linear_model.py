@@ -70,7 +70,7 @@ def mnist_loss(
 
 # %% ../nbs/03_linear_model.ipynb #2dad368d
 class BatchLoader:
-    "The batches of `DataLoader(list(zip(x, y)), batch_size)`, copies of x and y."
+    "The batches that `DataLoader(list(zip(x, y)), batch_size, shuffle)` would give, as copies."
     @checked
     def __init__(self,
         x:Shaped[Tensor, 'n ...'], # inputs
@@ -98,7 +98,7 @@ def calc_grad(
     model:Callable[..., Tensor], # function from inputs to predictions (n, 1)
     loss_func:Callable[..., Tensor]=mnist_loss, # function of predictions and targets
 )->Tensor: # the loss, a single number without a gradient
-    "Add a batch's gradients to those of the parameters. Raises ValueError if there is no gradient or the loss is not finite."
+    "Add a batch's gradients to those of the parameters. Raises ValueError if there is no gradient or, on the CPU, the loss is not finite."
     loss = usable(loss_func(model(xb), yb))
     loss.backward()
     return loss.detach()

@@ -147,13 +147,14 @@ def _record(stage, settings, seed, device, progress, load):
     "Train one stage and say what came of it."
     import torch
     from mnist_sgd.replay import KEPT, skip_draws
-    start, (skip, *usual, _) = perf_counter(), STAGES[stage]
+    skip, *usual, _ = STAGES[stage]
     epochs, lr, batch_size = (its and (wanted or its) for wanted, its in zip(settings, usual))
     train = (_means if not epochs else _by_hand if stage == 'linear_model' else _train_digits if _is_ten(stage) else
              _train_fastai if stage.startswith('fastai') else _train)
     dl, valid_dl = _loaders(stage, load, batch_size, seed)
     if seed is None: skip_draws(skip, kept=KEPT.get(stage))
     else: torch.manual_seed(seed)
+    start = perf_counter()
     model, history = train(stage, dl, valid_dl, epochs, lr, device, progress)
     seconds, numbers = perf_counter() - start, {name: history.get(name) for name in ('accuracy', 'valid_loss', 'train_loss')}
     notes = NOTES.get(stage, [])[:len(history['accuracy'])] if seed is None and (lr, batch_size) == (1, 256) else None
@@ -191,7 +192,7 @@ def _wanted(stages, everything):
     if any(s.startswith('fastai') for s in stages) and not _has_fastai(): raise ValueError(NO_FASTAI)
     return stages
 
-def _usable(device, **numbers):
+def _settings(device, **numbers):
     "A device of torch and Python's own numbers, some of them None. Raises TypeError or ValueError for others."
     import torch
     from mnist_sgd.checks import Count, Device, Rate, Whole, ensure
@@ -200,7 +201,7 @@ def _usable(device, **numbers):
         kind, end = kinds[name]
         if number is not None: numbers[name] = ensure(kind, number, name)
         if (number or 0) >= end: raise ValueError(f"{name} must be less than {end}, got {number}")
-    device = torch.device(ensure(Device, device, 'device') or 'cpu')
+    device = torch.device('cpu' if ensure(Device, device, 'device') is None else device)
     if device.type == 'meta': raise ValueError("device 'meta' computes nothing; try 'cpu'")
     return device, *numbers.values()
 
@@ -217,8 +218,8 @@ def climb(
 )->dict: # {'stages': [...], 'versions': {...}}, all of it ready for JSON
     "Run the stages on the real data, without fastai all but its two. Raises ValueError: bad argument, loss that is not finite."
     from tqdm import tqdm
+    device, *settings, seed = _settings(device, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     stages = _wanted(stages, everything)
-    device, *settings, seed = _usable(device, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     load = cache(partial(_load, device=device))
     with _plain_torch(device):
         records = [_record(stage, settings, seed, device, progress, load)
@@ -313,7 +314,7 @@ def _parser():
     add('--batch-size', type=int, metavar='N', help="images in a batch (default: 256; ten digits 64 and 128)")
     add('--bs', dest='batch_size', type=int, help=argparse.SUPPRESS) # its old name
     add('--seed', type=int, metavar='N', help="start of the random numbers of each stage, in place of the notes'")
-    add('--all', action='store_true', help="also a net and a convolutional net for all ten digits, about a minute more")
+    add('--all', action='store_true', help="also a net and a convolutional net for all ten digits, two or three minutes more")
     add('--device', default='cpu', help="where to train, such as cuda (default: cpu)")
     add('--plot', type=_file, default='climb.png', metavar='FILE', help="where to save the chart, a PNG (default: climb.png)")
     add('--json', type=lambda text: text if text == '-' else _file(text), metavar='FILE', help="also save all numbers as JSON; '-' prints them in place of the table")

@@ -37,7 +37,7 @@ def _opened(npz):
     "The archive `npz`. Any error becomes a ValueError of one sentence."
     try:
         with zipfile.ZipFile(npz) as archive: yield archive
-    except (FileNotFoundError, PermissionError) as e:
+    except OSError as e:
         raise ValueError(f"cannot read {npz} ({e.strerror}); name a file made by pack_mnist") from e
     except Exception as e: raise _damaged(npz, str(e) or type(e).__name__) from e # a file from elsewhere goes wrong in many ways
 
@@ -59,8 +59,8 @@ def _unpack(npz, names, convert=np.asarray):
         if size > _MOST: raise ValueError(f"it would unpack to {size/1e6:,.0f} MB, which is more than {_MOST/1e6:.0f}")
         if {member.compress_type for member in members} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise ValueError("it is not compressed as NumPy does it") # and might unpack to more than it says
-        def read(member):
-            with archive.open(member) as f: return f.read(member.file_size) # and no more
+        def read(member): # each in an archive of its own, since an open one is not made for several threads
+            with zipfile.ZipFile(npz) as own, own.open(member) as f: return f.read(member.file_size) # and no more
         arrays = map(_look, names, pool.map(read, members)) # not in the pool: NumPy parses a header with `ast`, which Python 3.11 cannot do in two threads
         return list(pool.map(convert, arrays))
 
@@ -188,9 +188,10 @@ def write_file(
 def _read_split(folder, source, md5):
     "Images and labels of one half of an IDX set."
     images = _read_idx(folder/f'{source}-images-idx3-ubyte', (28, 28), md5)
-    labels = _read_idx(path := folder/f'{source}-labels-idx1-ubyte', (), md5)
+    path = folder/f'{source}-labels-idx1-ubyte'
+    labels = _read_idx(path, (), md5)
     if len(images) != len(labels): raise ValueError(f"{path} has {len(labels):,} labels for {len(images):,} images")
-    if len(lacking := set(range(10)) - set(labels.tolist())): raise ValueError(f"{path} has no label {min(lacking)}; it needs all from 0 to 9")
+    if lacking := set(range(10)) - set(labels.tolist()): raise ValueError(f"{path} has no label {min(lacking)}; it needs all from 0 to 9")
     if labels.max() > 9: raise ValueError(f"{path} has a label {labels.max()}; they must be from 0 to 9")
     return images, labels
 
@@ -199,7 +200,7 @@ def pack_mnist(
     npz:str|Path, # the file to write
     md5:dict|None=IDX_MD5, # {name: MD5} of the four; None packs any set of 28 x 28 images in ten classes
 )->Path: # `npz`
-    "Pack MNIST, or another IDX set, the same to the byte each time. Raises ValueError for a wrong file."
+    "Pack MNIST, or another IDX set, the same to the byte each time on a machine. Raises ValueError for a wrong file."
     arrays = {}
     for split,source in (('train', 'train'), ('valid', 't10k')):
         images, arrays[f'{split}_labels'] = _read_split(Path(idx_dir), source, md5)
@@ -366,7 +367,7 @@ def _folder(kind, cache_dir, progress, npz):
 
 # %% ../nbs/95_storage.ipynb #0692bb1b
 def mnist_sample(
-    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
+    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else fastai's if it is whole, else the user's cache
     progress:bool=True, # show a progress bar while writing
     npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->Path: # folder with train/3, train/7, valid/3, valid/7 and labels.csv
@@ -374,7 +375,7 @@ def mnist_sample(
     return _folder('mnist_sample', cache_dir, progress, npz)
 
 def mnist_png(
-    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else the user's cache
+    cache_dir:str|Path|None=None, # where to keep the folder; else $MNIST_SGD_CACHE, else fastai's if it is whole, else the user's cache
     progress:bool=True, # show a progress bar while writing
     npz:str|Path=NPZ, # a file made by `pack_mnist`
 )->Path: # folder with training/0 … training/9 and testing/0 … testing/9

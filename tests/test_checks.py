@@ -39,7 +39,7 @@ def test_what_fits_is_let_in_twice(preds, targets):
 @pytest.mark.parametrize('args, kind, message', [
     ((PREDS, TARGETS[:, 0]), ValueError, r'loss: targets must have the shape of predictions, (2, 1), got int64 (2,); call targets.unsqueeze(1)'),
     ((PREDS[:, 0], TARGETS), ValueError, r'loss: targets must have the shape of predictions, (2,), got int64 (2, 1); call targets.squeeze(1)'),
-    ((PREDS, TARGETS.T), ValueError, r'loss: targets must have the shape of predictions, (2, 1), got int64 (1, 2); call targets.T'),
+    ((PREDS, TARGETS.T), ValueError, r'loss: targets must have the shape of predictions, (2, 1), got int64 (1, 2); call targets.t()'),
     ((PREDS, TARGETS[:1]), ValueError, r'loss: targets must have the shape of predictions, (2, 1), got int64 (1, 1)'),
     ((PREDS, TARGETS*4 + 3), ValueError, 'loss: targets must be 0 or 1, got 7; make them with (labels == 3).long()'),
     ((PREDS, TARGETS - 1), ValueError, 'loss: targets must be 0 or 1, got -1; make them with (labels == 3).long()'),
@@ -129,7 +129,7 @@ def test_the_names_of_sizes_are_those_of_the_call():
     def linear(xb:Float[Tensor, '*batch k'], weights:Float[Tensor, 'k out'], bias:Float[Tensor, 'out']): return xb@weights + bias
     assert linear(torch.zeros(0, 3), torch.zeros(3, 2), torch.zeros(2)).shape == (0, 2) # only n and m must hold something
     with pytest.raises(ValueError) as e: linear(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(2))
-    assert str(e.value) == 'linear: weights must have the shape (k, out), where xb (*batch, k) is (4, 3), got float32 (2, 3); call weights.T'
+    assert str(e.value) == 'linear: weights must have the shape (k, out), where xb (*batch, k) is (4, 3), got float32 (2, 3); call weights.t()'
 
 
 def test_a_result_that_is_no_number_is_refused():

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mnist_sgd.linear_model import (BatchLoader, batch_accuracy, batch_mean, calc_grad, init_params, label_pair,
                                     linear1, mnist_loss, sigmoid, train_epoch, validate_epoch)
 from mnist_sgd.manual_sgd import finite_difference
-from mnist_sgd.replay import skip_draws
+from mnist_sgd.replay import replay_state, skip_draws
 
 NOTES_TWENTY = [0.8314, 0.9017, 0.9227, 0.9349, 0.9438, 0.9501, 0.9535, 0.9564, 0.9594, 0.9618,
                 0.9613, 0.9638, 0.9643, 0.9652, 0.9662, 0.9677, 0.9687, 0.9691, 0.9691, 0.9696]
@@ -266,3 +266,13 @@ def test_device_that_is_not_there(tiny_dl, device):
 def test_a_prediction_of_0_is_none_for_the_first_digit():
     assert batch_accuracy(torch.zeros(2, 1), torch.tensor([[0], [1]])) == .5
     assert batch_accuracy(torch.zeros(1, 1), torch.tensor([[0]])) == 1
+
+
+def test_a_nudged_weight_moves_more_than_half_of_the_predictions_and_none_across_zero(dl):
+    "As 03 says of the first weights."
+    replay_state('first_predictions')
+    weights, bias = (init_params(size).detach() for size in ((784, 1), 1))
+    nudged = weights.clone()
+    nudged[14*28 + 14] *= 1.001
+    before, after = (linear1(dl.x, w, bias) for w in (weights, nudged))
+    assert (before != after).float().mean() > .5 and ((before > 0) == (after > 0)).all()

@@ -94,7 +94,7 @@ def test_features_are_drawn_on_one_scale():
 def test_refuses():
     w1, b1, w2, b2 = torch.ones(784, 30), torch.ones(30), torch.ones(30, 1), torch.ones(1)
     with pytest.raises(ValueError, match=r'w1 must have .* is \(2, 28\), got float32 \(784, 30\)'): simple_net(torch.ones(2, 28), w1, b1, w2, b2)
-    with pytest.raises(ValueError, match=r'w2 must have .*, got float32 \(1, 30\); call w2.T'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
+    with pytest.raises(ValueError, match=r'w2 must have .*, got float32 \(1, 30\); call w2.t\(\)'): simple_net(torch.ones(2, 784), w1, b1, w2.T, b2)
     for bad in ((w1, b1[:1], w2, b2), (w1, b1, w2, torch.ones(5))):
         with pytest.raises(ValueError, match=r'^simple_net: b. must have the shape'): simple_net(torch.ones(2, 784), *bad)
     for sizes in ((), (784,)):
