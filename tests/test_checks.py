@@ -231,3 +231,13 @@ def test_classes_are_columns_of_the_scores_beside_them(targets, message):
     def count(preds:NoNaN[torch.Tensor, 'n classes'], targets:Classes[torch.Tensor, 'n']): return len(targets)
     for _ in range(2): assert count(torch.zeros(2, 3), torch.tensor([0, 2])) == 2 # the second time by the short way
     with pytest.raises((TypeError, ValueError), match=message): count(torch.zeros(2, 3), targets)
+
+
+def test_a_repair_is_enough_of_advice():
+    "Where a call would mend it, the order of the arguments is not doubted, even if another order would fit."
+    @checked
+    def both(a:Float[Tensor, 'n'], b:Float[Tensor, 'n 1']): return a, b
+    with pytest.raises(ValueError) as e: both(torch.zeros(2, 1), torch.zeros(2))
+    assert 'wrong order' in str(e.value)
+    with pytest.raises(ValueError) as e: both(torch.zeros(2), torch.zeros(2))
+    assert str(e.value).endswith('; call b.unsqueeze(1)')

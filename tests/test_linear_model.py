@@ -276,3 +276,8 @@ def test_a_nudged_weight_moves_more_than_half_of_the_predictions_and_none_across
     nudged[14*28 + 14] *= 1.001
     before, after = (linear1(dl.x, w, bias) for w in (weights, nudged))
     assert (before != after).float().mean() > .5 and ((before > 0) == (after > 0)).all()
+
+
+def test_a_batch_has_256_images_unless_told_otherwise():
+    loader = BatchLoader(torch.zeros(600, 1), torch.zeros(600, 1))
+    assert [len(xb) for xb, yb in loader] == [256, 256, 88] and len(loader) == 3

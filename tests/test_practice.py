@@ -14,6 +14,7 @@ from conftest import needs_links, needs_pipes
 from hypothesis import assume, given, strategies as st
 
 from practice_answers import BODIES, COPIES, QUESTIONS, SOURCES, TASKS, code_of, repair, settings, text, to_write
+import mnist_sgd.practice
 from mnist_sgd.misprints import MISPRINTS
 from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, tasks, try_function,
                                 try_repair, walk, write_copies)
@@ -791,3 +792,20 @@ def test_the_text_none_is_a_text_unless_an_exception_is_asked_for():
 def test_a_walk_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr('mnist_sgd.practice.files', lambda name: tmp_path/name)
     with pytest.raises(ValueError, match='^the notebooks of the walk are missing; install mnist_sgd again$'): walk()
+
+
+def test_a_table_is_as_wide_as_its_longest_name():
+    rows = [{'notebook': name, 'notes': '', 'left': {}, 'begun': True} | dict.fromkeys(mnist_sgd.practice._COLUMNS, 1) for name in ('00', '00_a_long_name')]
+    lines = score_table(rows).splitlines()
+    assert lines[1].index('1') == lines[2].index('1') == len('00_a_long_name') + 11
+
+
+def test_a_folder_in_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr('mnist_sgd.practice.walk', lambda found=dict(list(walk().items())[:1]): found)
+    assert write_copies(tmp_path/'a'/'b') == ['00_data.ipynb: written']
+
+
+def test_a_misprint_says_how_it_shows():
+    texts = [''.join(cell['source']) for copy in COPIES.values() for cell in copy['cells']]
+    said = [text for text in texts if text.startswith('**Mend this.**')]
+    assert {text.rpartition('. ')[2] for text in said} == {'Run it and read the message.', 'It runs, but it is wrong.'}

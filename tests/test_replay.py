@@ -320,3 +320,13 @@ def test_front_page_gives_these_counts(numbers):
     page = ' '.join((Path(__file__).parents[1]/'README.md').read_text(encoding='utf-8').split())
     assert (f"Of the {len(numbers)} numbers that they print, {verdicts.count('reproduced')} come out again here, from the same "
             f"seed. The other {verdicts.count('misprint')} are shown to be wrong.") in page
+
+
+def test_as_many_places_are_tried_as_was_said():
+    generator, x = torch.Generator().manual_seed(5), torch.rand(4, 16)
+    torch.rand(300, generator=generator)
+    weights = torch.randn(16, 1, generator=generator)
+    printed = (x@weights + .5).flatten()
+    assert find_weights(x, printed, 5, limit=300) == []
+    (place, bias), = find_weights(x, printed, 5, limit=301)
+    assert place == 300 and abs(bias - .5) < 1e-4

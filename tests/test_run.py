@@ -1,4 +1,5 @@
-import json, os, subprocess, sys
+import argparse, io, json, os, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -538,3 +539,57 @@ def test_a_command_on_few_images(few, tmp_path, monkeypatch, capsys):
     main(['--epochs', '1', '--lr', '.5', '--plot', 'other.png', '--json', '-'])
     printed = json.loads(capsys.readouterr().out)
     assert [s['lr'] for s in printed['stages'] if s['epochs']] == [.5]*9 and (tmp_path/'other.png').exists()
+
+
+def test_device_and_progress_reach_each_training(few, monkeypatch):
+    "A stand-in notes what it is given, and passes on the rest."
+    import mnist_sgd.basic_optim, mnist_sgd.learner_from_scratch, mnist_sgd.linear_model
+    given = []
+    def noted(module, name):
+        real = getattr(module, name)
+        def stand_in(*args, device='none', progress='none', **kwargs):
+            given.append((name, device, progress))
+            return real(*args, **kwargs | ({} if progress == 'none' else {'progress': False}))
+        monkeypatch.setattr(module, name, stand_in)
+    noted(mnist_sgd.basic_optim, 'train_model')
+    noted(mnist_sgd.linear_model, 'init_params')
+    monkeypatch.setattr(mnist_sgd.learner_from_scratch, 'ToDevice', lambda device, real=mnist_sgd.learner_from_scratch.ToDevice: given.append(('ToDevice', device)) or real(device))
+    monkeypatch.setattr(mnist_sgd.learner_from_scratch, 'Progress', lambda real=mnist_sgd.learner_from_scratch.Recorder: given.append(('Progress',)) or object())
+    cpu = torch.device('cpu')
+    for stage, wanted in [('linear_model', [('init_params', cpu, 'none')]*2), ('basic_optim', [('train_model', cpu, True)]),
+                          ('neural_net', [('ToDevice', cpu), ('Progress',)]), ('all_digits', [('ToDevice', cpu), ('Progress',)])]:
+        given.clear()
+        train = mnist_sgd.run._by_hand if stage == 'linear_model' else mnist_sgd.run._train_digits if stage == 'all_digits' else mnist_sgd.run._train
+        dl, valid_dl = mnist_sgd.run._loaders(stage, lambda is_ten: mnist_sgd.run._load(is_ten, cpu), 64, 1)
+        with suppress(TypeError): train(stage, dl, valid_dl, 1, .1, cpu, True) # the stand-in for Progress is no callback
+        assert given == wanted
+
+
+def test_a_letter_that_the_output_lacks_is_written_as_a_number(monkeypatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(out, 'ascii'))
+    mnist_sgd.run._say('é')
+    assert out.getvalue().split() == [rb'\xe9'] # and at once
+
+
+def test_a_closed_output_is_told_before_anything_is_trained(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stdout', None)
+    monkeypatch.setattr('mnist_sgd.run.climb', lambda *args: pytest.fail('trained'))
+    with pytest.raises(SystemExit) as e: main([])
+    assert e.value.code == 2 and 'standard output is closed' in capsys.readouterr().err
+
+
+def test_a_file_that_is_read_only_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path/'a.png').write_bytes(b'')
+    assert mnist_sgd.run._file(str(tmp_path/'a.png')) == tmp_path/'a.png'
+    monkeypatch.setattr(os, 'access', lambda path, mode: False) # root may write everything
+    assert mnist_sgd.run._file(str(tmp_path/'b.png')) == tmp_path/'b.png'
+    with pytest.raises(argparse.ArgumentTypeError, match='it is read-only'): mnist_sgd.run._file(str(tmp_path/'a.png'))
+
+
+def test_a_line_for_each_stage():
+    record = {'stage': 'linear_model', 'epochs': 2, 'accuracy': [.5, .8, .9], 'notes': [.5, .8, .91], 'wrong': [3, 4], 'seconds': 1.5}
+    first = {'stage': 'digit_means', 'epochs': 0, 'accuracy': [.67], 'notes': None, 'wrong': [0], 'seconds': .25}
+    head, *lines = climb_table({'stages': [record, first]}).splitlines()
+    assert lines[0].split() == ['linear_model', '785', '2', '2', '0.9000', '0.9100', '1.50']
+    assert lines[1].split() == ['digit_means', '0', '0', '1', '0.6700', '-', '0.25']

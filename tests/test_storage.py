@@ -1,5 +1,6 @@
 "The file of all images, the folders that are written from it, and files that are whole or not there."
 import ast, gzip, hashlib, io, multiprocessing, os, shutil, stat, struct, subprocess, sys, threading, time, zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def header_of_a_million_million(npz):
     lambda npz: zipfile.ZipFile(npz, 'w', zipfile.ZIP_LZMA).writestr('train_3.npy', b'1')])
 def test_odd_files_in_place_of_an_npz(tmp_path, make):
     make(tmp_path/'odd.npz')
-    with pytest.raises(ValueError, match='odd.npz is damaged or not a packed MNIST'): load_digit(3, npz=tmp_path/'odd.npz')
+    with pytest.raises(ValueError, match='odd.npz is damaged or not a packed MNIST|^cannot read .*odd.npz .Is a directory'): load_digit(3, npz=tmp_path/'odd.npz')
 
 
 def test_labels_and_images_that_do_not_fit_are_noticed(tiny, tmp_path):
@@ -694,3 +695,45 @@ def test_a_folder_without_images_is_named(folder, tmp_path_factory):
     with pytest.raises(ValueError, match='has no sub-folder; it needs one for each class'): load_folder(tmp_path_factory.mktemp('empty'))
     for path in ('absent', folder/'notes.txt'):
         with pytest.raises(ValueError, match='cannot read the folder .*; name one with a folder for each class'): load_folder(path)
+
+
+def test_a_folder_that_is_named_comes_before_that_of_fastai(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'fastai'))
+    mnist_sample(tmp_path/'fastai'/'data', progress=False, npz=tiny)
+    monkeypatch.delenv('MNIST_SGD_CACHE', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'own'))
+    assert mnist_sample(npz=tiny) == tmp_path/'fastai'/'data'/'mnist_sample'
+    assert mnist_sample(tmp_path/'mine', progress=False, npz=tiny) == tmp_path/'mine'/'mnist_sample'
+    monkeypatch.setenv('MNIST_SGD_CACHE', str(tmp_path/'named'))
+    assert mnist_sample(progress=False, npz=tiny) == tmp_path/'named'/'mnist_sample'
+    assert mnist_sample(tmp_path/'mine', npz=tiny) == tmp_path/'mine'/'mnist_sample' # the argument comes first
+
+
+def test_the_folder_of_fastai_is_looked_through_once(tiny, tmp_path, monkeypatch):
+    "Also where nothing of ours has been written before."
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'fastai'))
+    mnist_sample(tmp_path/'fastai'/'data', progress=False, npz=tiny)
+    monkeypatch.delenv('MNIST_SGD_CACHE', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'own'))
+    assert mnist_sample(npz=tiny) == tmp_path/'fastai'/'data'/'mnist_sample'
+    monkeypatch.setattr(storage, '_look_through', lambda *args: pytest.fail('looked through again'))
+    assert mnist_sample(npz=tiny) == tmp_path/'fastai'/'data'/'mnist_sample'
+
+
+def test_who_has_waited_for_the_lock_finds_the_folder_and_writes_nothing(tiny, tmp_path, monkeypatch):
+    @contextmanager
+    def locked(path):
+        mnist_sample(tmp_path/'other', progress=False, npz=tiny).rename(path.parent/'mnist_sample') # what another program did meanwhile
+        monkeypatch.setattr(storage, '_write_files', lambda *args: pytest.fail('written again'))
+        yield
+    real = storage._locked
+    monkeypatch.setattr(storage, '_locked', lambda path: locked(path) if path.parent.name == 'cache' else real(path))
+    assert mnist_sample(tmp_path/'cache', progress=False, npz=tiny) == tmp_path/'cache'/'mnist_sample'
+
+
+def test_a_label_above_nine_is_a_damaged_file(tiny, tmp_path):
+    with np.load(tiny) as packed: arrays = dict(packed)
+    labels = arrays['valid_labels'].copy()
+    labels[0] = 10
+    np.savez(tmp_path/'a.npz', **arrays | {'valid_labels': labels})
+    with pytest.raises(ValueError, match='valid_labels holds 10, which is no digit'): load_arrays('valid', tmp_path/'a.npz')
