@@ -35,7 +35,7 @@ else:
     class Pixels(AbstractDtype): dtypes = Float.dtypes
 
 # %% ../nbs/94_checks.ipynb #e5c7f6de
-_REPAIRS = ('unsqueeze', 1), ('squeeze', 1), ('t',), ('flatten', 1), ('unsqueeze', 0)
+_REPAIRS = ('unsqueeze', 1), ('squeeze', 1), ('t',), ('flatten', 1), ('unsqueeze', 0), ('mean', 0)
 
 # %% ../nbs/94_checks.ipynb #ac506c45
 def _repair(x, kind):

@@ -676,7 +676,7 @@ def test_colours_become_greys(folder):
 @pytest.mark.parametrize('image, message', [
     (Image.new('L', (32, 32)), 'has 32 x 32 pixels; it needs 28 x 28'), (Image.new('L', (28, 29)), 'has 28 x 29 pixels'),
     (Image.new('I;16', (28, 28)), 'has more than 8 bits for a grey'), (Image.new('RGBA', (28, 28)), 'is transparent in places; give it a background'),
-    (Image.new('LA', (28, 28), (9, 254)), 'is transparent in places'), (b'', 'cannot be read as an image; save it anew'),
+    (Image.new('LA', (28, 28), (9, 254)), 'is transparent in places'), (b'', 'cannot be read as an image; save it again'),
     (b'\x89PNG\r\n\x1a\nrest', 'cannot be read as an image'), ('cut', 'cannot be read as an image'), ('folder', r'is not an image \(Is a directory')])
 def test_what_is_no_such_image_is_named(folder, image, message):
     file = folder/'b'/'odd.png'
