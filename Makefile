@@ -73,7 +73,7 @@ test-latest:
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install -q torch==2.13.0
 	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager --force-reinstall --no-deps .
-	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager torch==2.13.0 '.[test,fastai]'
+	.venv-latest/bin/pip install -q --upgrade --upgrade-strategy eager torch==2.13.0 '.[test,fastai,speed]'
 	$(ONE_THREAD) .venv-latest/bin/pytest -n auto -m 'not slow and not pinned'
 
 # uv finds the lowest versions, pip installs them, because it takes a torch for the CPU where there is one
@@ -81,10 +81,10 @@ test-lowest:
 	rm -rf build
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q -c constraints.txt uv
-	.venv-lowest/bin/uv pip compile -q --python .venv-lowest --resolution lowest-direct --extra test --extra fastai setup.py -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/uv pip compile -q --python .venv-lowest --resolution lowest-direct --extra test --extra fastai --extra speed setup.py -o .venv-lowest/lowest.txt
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt torch
 	.venv-lowest/bin/pip install -q --force-reinstall --no-deps .
-	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt '.[test,fastai]'
+	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt '.[test,fastai,speed]'
 	$(ONE_THREAD) .venv-lowest/bin/pytest -n auto -m 'not slow and not pinned' --ignore tests/test_notebooks.py --ignore tests/test_practice.py
 
 clean:

@@ -27,7 +27,7 @@ from .all_digits import (
     cross_entropy as cross_entropy, digit_accuracy as digit_accuracy, digit_loaders as digit_loaders, scores as scores,
     Anneal as Anneal, confusion as confusion, plot_confusion as plot_confusion, make_conv as make_conv, save_model as save_model,
     load_model as load_model, predict_image as predict_image)
-from .speed import mnist_grad as mnist_grad, fast_epoch as fast_epoch, fast_train as fast_train
+from .speed import mnist_grad as mnist_grad, fast_epoch as fast_epoch, fast_digits_epoch as fast_digits_epoch
 from .many_workers import train_worker as train_worker, launch as launch
 from .run import climb as climb, climb_table as climb_table, climb_figure as climb_figure
 from .misprints import MISPRINTS as MISPRINTS

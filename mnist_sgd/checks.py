@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import AbstractDtype, Float, Shaped, jaxtyped
+from jaxtyping import AbstractDtype, Float, Float32, Shaped, jaxtyped
 from torch import Tensor, nn
 
 # %% ../nbs/94_checks.ipynb #989f0b6e
 if TYPE_CHECKING:
-    from typing import Annotated as Binary, Annotated as Classes, Annotated as Learns, Annotated as NoNaN, Annotated as Pixels
+    from typing import Annotated as Binary, Annotated as Classes, Annotated as Images, Annotated as Learns, Annotated as NoNaN, Annotated as Pixels
 else:
     class Binary(AbstractDtype): dtypes = Shaped.dtypes
     class Classes(AbstractDtype): dtypes = ['int64']
+    class Images(AbstractDtype): dtypes = ['float32', 'uint8']
     class Learns(AbstractDtype): dtypes = Float.dtypes
     class NoNaN(AbstractDtype): dtypes = Float.dtypes
     class Pixels(AbstractDtype): dtypes = Float.dtypes
@@ -69,6 +70,7 @@ def _look_at_tensor(x, kind, name, before=None):
         if kind.dtype is Classes and x.dtype != torch.int64:
             raise TypeError(f"{name} must be int64, the index of each class, got {got}; call {name}.long()")
         if not isinstance(x, kind.dtype[Tensor, '...']):
+            if kind.dtype in (Float32, Images): raise TypeError(f"{name} must be {' or '.join(kind.dtype.dtypes)}, got {got}; call {name}.float()")
             how = "call .float()/255 on the images" if kind.dtype is Pixels else "write 1. for 1, or call .float()"
             raise TypeError(f"{name} must be floats, got {got}; {how}")
         repair = _repair(x, kind) if before and '#' not in kind.dim_str else ''
@@ -99,7 +101,7 @@ def _no_nan(x, name, given=None):
 # %% ../nbs/94_checks.ipynb #5d1c7e02
 def _classes(x, name, given):
     "Raise ValueError unless a tensor holds classes of the scores (n, classes) that are given beside it."
-    classes = next(t.shape[-1] for t in given.values() if isinstance(t, Tensor) and t.is_floating_point())
+    classes = [t.shape[-1] for t in given.values() if isinstance(t, Tensor) and t.is_floating_point()][-1] # of scores, or of a bias
     if not x.numel() or (0 <= x.min() and x.max() < classes): return
     wrong = x[(x < 0) | (x >= classes)][0].item()
     raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {wrong}"

@@ -5,6 +5,7 @@ The two sides of a ratio take turns, so that a busy moment of the machine hits b
 import os, subprocess, sys, tempfile
 from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -14,12 +15,14 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
 
+from mnist_sgd.all_digits import cross_entropy, digit_accuracy, load_all
 from mnist_sgd.basic_optim import BasicOptim, train_epoch as optim_epoch
 from mnist_sgd.data import load_pair, mnist_sample
+from mnist_sgd.learner_from_scratch import Learner
 from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, mnist_loss, train_epoch, validate_epoch
 from mnist_sgd.replay import find_weights, skip_draws
 from mnist_sgd.run import climb
-from mnist_sgd.speed import fast_epoch, mnist_grad, take_turns
+from mnist_sgd.speed import fast_digits_epoch, fast_epoch
 
 COMMAND = Path(sys.executable).with_name('mnist_sgd_run')
 
@@ -112,48 +115,97 @@ def bench_doors():
     report("an epoch of nn.Linear and BasicOptim / the same without doors", f'{ours/bodies:.3f}', '1.05', ours <= 1.05*bodies)
 
 
+def medians(sides, rounds):
+    "The median time of each side in seconds, {name: function}; they take turns, two runs at a time, of which the second counts."
+    times = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            side() # what ran before has filled the caches
+            start = perf_counter()
+            side()
+            times[name].append(perf_counter() - start)
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def jax_epoch(x, y):
+    "An epoch compiled as a whole, a function of the parameters; None where JAX is not installed."
+    try: import jax
+    except ImportError: return None
+    full = len(x)//256*256
+    batches, rest = (x[:full].reshape(-1, 256, 784), y[:full].reshape(-1, 256)), (x[full:], y[full:])
+    def loss(params, xb, yb):
+        preds = jax.nn.sigmoid(xb@params[0] + params[1])
+        return jax.numpy.where(yb == 1, 1 - preds, preds).mean()
+    def step(params, batch): return jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params, *batch)), None
+    return jax.jit(lambda params: step(jax.lax.scan(step, params, batches)[0], rest)[0])
+
+
 def bench_speed():
     x, y = label_pair(*load_pair(3, 7))
+    dots = torch.cat(load_pair(3, 7, dtype=torch.uint8)).flatten(1)
     valid_dl = BatchLoader(*label_pair(*load_pair(3, 7, split='valid')))
     dset, our_dl = list(zip(x, y)), BatchLoader(x, y)
     threads = torch.get_num_threads()
     torch.set_num_threads(1) # the programs are compared, not the moment's number of free cores
 
-    def formula_epoch(params):
-        for xb, yb in our_dl:
-            _, *grads = mnist_grad(xb, yb, *params)
-            for p, grad in zip(params, grads): p.data -= grad
+    rungs = {"the notes' loop": partial(notes_epoch, DataLoader(dset, batch_size=256)), "torch's DataLoader": partial(notes_epoch, TorchLoader(dset, batch_size=256)),
+             'BatchLoader': partial(notes_epoch, our_dl), 'fast_epoch': lambda params: fast_epoch(x, y, *params),
+             'fast_epoch of bytes': lambda params: fast_epoch(dots, y, *params)}
 
-    rungs = [partial(notes_epoch, DataLoader(dset, batch_size=256)), partial(notes_epoch, TorchLoader(dset, batch_size=256)),
-             partial(notes_epoch, our_dl), formula_epoch, lambda params: fast_epoch(x, y, *params, 1.)]
-
-    def accuracies(rung):
+    def trained(rung):
         params, found = start(), []
         for _ in range(21):
             rung(params)
-            found.append(validate_epoch(model_of(params), valid_dl))
-        return found
+            found.append(round(validate_epoch(model_of(params), valid_dl), 4))
+        return params, found
 
-    first, *others = [accuracies(rung) for rung in rungs]
-    assert all(found == first for found in others), (first, others)
+    (weights, accuracies), *others = [trained(rung) for rung in rungs.values()]
+    for params, found in others:
+        assert found == accuracies, (accuracies, found)
+        torch.testing.assert_close(params, weights, rtol=1e-4, atol=1e-4)
 
-    weights, gradient = torch.randn(784), torch.empty(784)
-    prepared = [(xb, xb.T, torch.empty(len(xb)), torch.randn(len(xb))) for xb in x.split(256)]
+    sides = {name: partial(rung, start()) for name, rung in rungs.items()} | {'x.sum()': x.sum}
+    from sklearn.linear_model import SGDClassifier
+    sides["scikit-learn's SGDClassifier"] = lambda: SGDClassifier(loss='log_loss', max_iter=1, tol=None).fit(x.numpy(), y.flatten().numpy())
+    if compiled := jax_epoch(x.numpy(), y.flatten().numpy()):
+        begin = tuple(p.detach().numpy() for p in start())
+        params, found = (begin[0][:, 0], begin[1]), []
+        for _ in range(21):
+            params = compiled(params)
+            found.append(round(validate_epoch(model_of((torch.tensor(np.array(params[0]))[:, None], torch.tensor(np.array(params[1])))), valid_dl), 4))
+        assert found == accuracies, (accuracies, found)
+        sides['JAX'] = lambda: compiled(params)[0].block_until_ready()
+    seconds = medians(sides, rounds=21)
+    print('         ' + ', '.join(f'{name} {1000*s:.2f} ms' for name, s in seconds.items()))
+    fast = seconds['fast_epoch']
+    report("an epoch of the notes' loop / fast_epoch (depends on how fast Python is)", f"{seconds[next(iter(rungs))]/fast:.1f}x", '18x', seconds[next(iter(rungs))] >= 18*fast)
+    report('fast_epoch / x.sum() (the floor)', f"{fast/seconds['x.sum()']:.2f}", '1.8', fast <= 1.8*seconds['x.sum()'])
+    report('fast_epoch of bytes / of floats', f"{seconds['fast_epoch of bytes']/fast:.2f}", '1', seconds['fast_epoch of bytes'] <= fast)
+    if compiled: report('JAX / fast_epoch', f"{seconds['JAX']/fast:.2f}x", '1.7x', seconds['JAX'] >= 1.7*fast)
+    else: print('         (JAX is not installed, so it is not compared)')
 
-    def two_products():
-        for xb, xb_t, preds, g in prepared:
-            torch.mv(xb, weights, out=preds)
-            torch.mv(xb_t, g, out=gradient)
+    more = {n: (x.repeat(n//len(x) + 1, 1)[:n], y.repeat(n//len(x) + 1, 1)[:n]) for n in (len(x), 60_000, 16*len(x))}
+    for name, epoch in (("the notes' loop", lambda x, y: partial(notes_epoch, DataLoader(list(zip(x, y)), batch_size=256), start())),
+                        ('BatchLoader', lambda x, y: partial(notes_epoch, BatchLoader(x, y), start())), ('fast_epoch', lambda x, y: partial(fast_epoch, x, y, *start()))):
+        grown = medians({n: epoch(*pair) for n, pair in more.items()}, rounds=1 if name.startswith('the') else 5)
+        print(f'         microseconds an image, {name}: ' + ', '.join(f'{1e6*s/n:.2f} of {n:,}' for n, s in grown.items()))
+    torch.set_num_threads(threads)
 
-    names = "the notes' loop", "torch's DataLoader", 'BatchLoader', 'gradient by hand', 'fast_epoch', 'two products', 'x.sum()'
-    sides = [partial(rung, start()) for rung in rungs] + [two_products, x.sum]
-    seconds = take_turns(dict(zip(names, sides)), rounds=10) # best() times single runs: what ran before would slow the next one
-    notes, fast = seconds["the notes' loop"], seconds['fast_epoch']
-    # these two once more by themselves: after the other rungs it takes several epochs until the caches are theirs again
-    near, products = take_turns({'fast_epoch': sides[4], 'two products': two_products}, rounds=20).values()
-    print('         ' + ', '.join(f'{name} {1000*s:.1f} ms' for name, s in seconds.items()))
-    report("an epoch of the notes' loop / fast_epoch", f'{notes/fast:.1f}x', '7x', notes >= 7*fast)
-    report('fast_epoch / its two matrix-vector products', f'{near/products:.2f}', '1.7', near <= 1.7*products)
+
+def bench_fused_digits():
+    x, y = load_all(by_digit=False)
+    dl, valid_dl = BatchLoader(x, y, 64), BatchLoader(*load_all('valid'), 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(42)
+    theirs, ours = nn.Linear(784, 10), nn.Linear(784, 10)
+    ours.load_state_dict(theirs.state_dict())
+    learn = Learner((dl, valid_dl), theirs, cross_entropy)
+    sides = {'Learner': lambda: learn.fit(1, .1), 'fast_digits_epoch': lambda: fast_digits_epoch(x, y, ours.weight, ours.bias)}
+    slow, fast = medians(sides, rounds=2).values()
+    ends = [digit_accuracy(model(valid_dl.x), valid_dl.y).item() for model in (theirs, ours)]
+    assert abs(ends[0] - ends[1]) < .001, ends
+    report('an epoch of the Learner on ten digits / fast_digits_epoch', f'{slow/fast:.1f}x', '5x', slow >= 5*fast)
     torch.set_num_threads(threads)
 
 
@@ -212,6 +264,7 @@ if __name__ == '__main__':
     bench_epoch()
     bench_doors()
     bench_speed()
+    bench_fused_digits()
     bench_digits()
     bench_search()
     bench_import()

@@ -1,4 +1,4 @@
-import math
+import math, sys
 from functools import partial
 
 import pytest
@@ -7,11 +7,10 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from mnist_sgd.basic_optim import BasicOptim, train_model
 from mnist_sgd.linear_model import (BatchLoader, init_params, linear1, mnist_loss, train_epoch,
                                     validate_epoch)
 from mnist_sgd.replay import skip_draws
-from mnist_sgd.speed import batch_shares, check_linear, fast_epoch, fast_train, mnist_grad, plot_bars, take_turns
+from mnist_sgd.speed import _jit, fast_digits_epoch, fast_epoch, mnist_grad, take_turns
 
 NOTES_TWENTY = [0.8314, 0.9017, 0.9227, 0.9349, 0.9438, 0.9501, 0.9535, 0.9564, 0.9594, 0.9618,
                 0.9613, 0.9638, 0.9643, 0.9652, 0.9662, 0.9677, 0.9687, 0.9691, 0.9691, 0.9696]
@@ -53,32 +52,29 @@ def test_gradient_where_the_sigmoid_is_flat():
 
 def test_gradient_refuses():
     x, y, weights, bias = small(4)
-    with pytest.raises(ValueError, match=r'x must be \(n, 784\)'): mnist_grad(x, y, weights.T, bias)
-    with pytest.raises(ValueError, match=r'x must be \(n, 784\)'): mnist_grad(x, y.repeat(1, 10), weights.repeat(1, 10), bias.repeat(10))
-    with pytest.raises(ValueError, match=r'y \(n, 1\)'): mnist_grad(x, y.squeeze(), weights, bias)
-    with pytest.raises(ValueError, match='targets must be 0 or 1, got 7'): mnist_grad(x, y*0 + 7, weights, bias)
-    with pytest.raises(ValueError, match='x is empty'): mnist_grad(x[:0], y[:0], weights, bias)
+    with pytest.raises(ValueError, match=r'weights must have the shape \(k, 1\), where xb .* got float32 \(1, 784\)'): mnist_grad(x, y, weights.T, bias)
+    with pytest.raises(ValueError, match='weights must have'): mnist_grad(x, y, weights.repeat(1, 10), bias)
+    with pytest.raises(ValueError, match=r'yb must have .* got int64 \(4,\); call yb.unsqueeze\(1\)'): mnist_grad(x, y.squeeze(), weights, bias)
+    with pytest.raises(ValueError, match='yb must be 0 or 1, got 7'): mnist_grad(x, y*0 + 7, weights, bias)
+    with pytest.raises(ValueError, match='xb is empty'): mnist_grad(x[:0], y[:0], weights, bias)
 
 
-@pytest.mark.parametrize('dtype, near', [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-def test_21_epochs_as_the_loop_by_hand(dl, valid_dl, dtype, near, one_thread):
-    by_hand, by_fast = start(dtype), start(dtype)
-    hand_dl, images = BatchLoader(dl.x.to(dtype), dl.y), valid_dl.x.to(dtype)
-    accuracy = []
+def test_21_epochs_as_the_loop_by_hand(dl, valid_dl, one_thread):
+    by_hand, by_fast, accuracy = start(), start(), []
     for _ in range(21):
-        loss = train_epoch(model_of(by_hand), hand_dl, by_hand, lr=1.)
-        assert fast_epoch(hand_dl.x, dl.y, *by_fast, lr=1.) == pytest.approx(loss, abs=1e-6)
-        accuracy.append(validate_epoch(model_of(by_hand), BatchLoader(images, valid_dl.y)))
-        assert validate_epoch(model_of(by_fast), BatchLoader(images, valid_dl.y)) == accuracy[-1]
-    for a, b in zip(by_fast, by_hand): assert_close(a, b, rtol=near, atol=near)
+        loss = train_epoch(model_of(by_hand), dl, by_hand, lr=1.)
+        assert fast_epoch(dl.x, dl.y, *by_fast) == pytest.approx(loss, abs=1e-6)
+        accuracy.append(validate_epoch(model_of(by_hand), valid_dl))
+        assert validate_epoch(model_of(by_fast), valid_dl) == accuracy[-1]
+    assert_close(by_fast, by_hand, rtol=1e-4, atol=1e-4)
     assert accuracy[1:] == pytest.approx(NOTES_TWENTY, abs=4e-4)
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 40), st.floats(.01, 3), st.integers(0, 2**31))
 def test_any_size_and_learning_rate_as_torch(n, batch_size, lr, seed):
-    x, y, weights, bias = small(n, seed, pixels=6, dtype=torch.float64)
-    theirs = nn.Linear(6, 1, dtype=torch.float64)
+    x, y, weights, bias = small(n, seed, pixels=6)
+    theirs = nn.Linear(6, 1)
     theirs.weight.data, theirs.bias.data = weights.T.clone(), bias.clone()
     opt, losses = torch.optim.SGD(theirs.parameters(), lr), []
     for xb, yb in zip(x.split(batch_size), y.split(batch_size)):
@@ -87,29 +83,61 @@ def test_any_size_and_learning_rate_as_torch(n, batch_size, lr, seed):
         loss.backward()
         opt.step()
         opt.zero_grad()
-    assert fast_epoch(x, y, weights, bias, lr, batch_size) == pytest.approx(sum(losses)/len(losses))
-    assert_close(weights.T, theirs.weight.detach())
-    assert_close(bias, theirs.bias.detach())
+    assert fast_epoch(x, y, weights, bias, lr, batch_size) == pytest.approx(sum(losses)/len(losses), abs=1e-5)
+    assert_close(weights.T, theirs.weight.detach(), rtol=1e-3, atol=1e-5)
+    assert_close(bias, theirs.bias.detach(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('n, batch_size', [(10, 4), (10, 5), (2, 4), (1, 1)])
-def test_shares_are_those_of_the_batches(n, batch_size):
-    values = torch.arange(float(n))
-    means = torch.stack([batch.mean() for batch in values.split(batch_size)])
-    share = batch_shares(torch.zeros(n, 784), batch_size)
-    assert_close(values@share, means.sum())
-    assert_close(share.sum(), torch.tensor(float(len(means))))
+@settings(max_examples=20)
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(2, 12), st.floats(.01, 1), st.integers(0, 2**31))
+def test_any_number_of_classes_as_torch(n, batch_size, classes, lr, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.rand(n, 6, generator=generator), torch.randint(classes, (n,), generator=generator)
+    ours, theirs = nn.Linear(6, classes), nn.Linear(6, classes)
+    theirs.load_state_dict(ours.state_dict())
+    opt, losses = torch.optim.SGD(theirs.parameters(), lr), []
+    for xb, yb in zip(x.split(batch_size), y.split(batch_size)):
+        loss = nn.functional.cross_entropy(theirs(xb), yb)
+        losses.append(loss.item())
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    assert fast_digits_epoch(x, y, ours.weight, ours.bias, lr, batch_size) == pytest.approx(sum(losses)/len(losses), rel=1e-4, abs=1e-5)
+    for a, b in zip(ours.parameters(), theirs.parameters()): assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_parameters_are_the_same_tensors_and_still_learn():
+def in_digits(x, y, weights, bias, **kwargs): return fast_digits_epoch(x, y.flatten().long(), weights, bias, **kwargs)
+
+
+def with_two_classes(weights, bias): return torch.cat([weights, -weights], 1).T.contiguous(), bias.repeat(2)
+
+
+@pytest.mark.parametrize('epoch, params', [(fast_epoch, lambda *p: p), (in_digits, with_two_classes)])
+def test_bytes_as_floats(epoch, params):
+    x, y, *start = small(50)
+    dots = (x*255).round().byte()
+    floats, same = [[p.clone() for p in params(*start)] for _ in range(2)]
+    assert epoch(dots.float()/255, y, *floats, lr=.5, batch_size=16) == pytest.approx(epoch(dots, y, *same, lr=.5, batch_size=16), abs=1e-5)
+    assert_close(same, floats, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('epoch, params', [(fast_epoch, lambda *p: p), (in_digits, with_two_classes)])
+def test_parameters_are_the_same_tensors_and_still_learn(epoch, params):
     x, y, *plain = small(10)
-    learning = [p.clone().requires_grad_() for p in plain]
+    plain = [p.clone() for p in params(*plain)]
+    learning, before = [p.clone().requires_grad_() for p in plain], plain[0].clone()
     places = [p.data_ptr() for p in learning]
-    for params in (plain, learning): fast_epoch(x, y, *params, lr=1., batch_size=4)
+    for some in (plain, learning): epoch(x, y, *some, lr=1., batch_size=4)
     assert_close([p.detach() for p in learning], plain)
-    assert [p.data_ptr() for p in learning] == places and all(p.grad is None for p in learning)
-    train_epoch(model_of(learning), BatchLoader(x, y), learning, lr=1.) # autograd goes on from there
-    assert not learning[0].equal(plain[0])
+    assert [p.data_ptr() for p in learning] == places and all(p.requires_grad and p.grad is None for p in learning)
+    assert not learning[0].equal(before)
+
+
+def test_a_layer_of_torch_learns(dl, valid_dl):
+    torch.manual_seed(42)
+    layer = nn.Linear(784, 1)
+    for _ in range(3): fast_epoch(dl.x, dl.y, layer.weight.T, layer.bias)
+    assert validate_epoch(layer, valid_dl) > .8
 
 
 def test_views_of_larger_tensors_will_do():
@@ -129,77 +157,64 @@ def test_targets_of_any_type(as_targets):
     assert_close(whole, other)
 
 
-def test_train_as_train_model(dl, valid_dl, one_thread):
-    params, ours = start(), start()
-    slow = train_model(model_of(params), dl, valid_dl, BasicOptim(params, 1.), 21, progress=False)
-    fast = fast_train(dl.x, dl.y, valid_dl.x, valid_dl.y, *ours, epochs=21)
-    assert fast['accuracy'] == pytest.approx(slow['accuracy'], abs=5e-5)
-    for what in ('train_loss', 'valid_loss'): assert fast[what] == pytest.approx(slow[what], abs=1e-6)
-    assert set(fast) == set(slow) and len(fast['seconds']) == 21
-    for a, b in zip(ours, params): assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-def refused(*, x=None, y=None, weights=None, bias=None):
-    "What each function raises for four good tensors of which some are replaced."
-    def given():
-        good = small(6)
-        return [a if b is None else b for a, b in zip(good, (x, y, weights, bias))]
-    good_x, good_y, *_ = small(6)
-    return [partial(check_linear, *given()),
-            lambda: fast_epoch(*given(), lr=1.),
-            lambda: fast_train(*given()[:2], good_x, good_y, *given()[2:], epochs=1),
-            lambda: fast_train(good_x, good_y, *given(), epochs=1)]
-
-
 @pytest.mark.parametrize('bad, error, message', [
     ({'x': [[1.]]}, TypeError, 'x must be a tensor, got list'),
     ({'bias': 1.}, TypeError, 'bias must be a tensor, got float'),
-    ({'x': torch.ones(6, 784).byte()}, TypeError, r'floats of one kind, got torch.uint8, .* call .float\(\) on them'),
-    ({'weights': torch.ones(784, 1).double()}, TypeError, 'floats of one kind, got torch.float32, torch.float64'),
-    ({'weights': torch.ones(784)}, ValueError, r'weights \(784, 1\) and bias \(1,\), got .*\(6, 1\), \(784,\), \(1,\)'),
-    ({'weights': torch.ones(1, 784)}, ValueError, r'x must be \(n, 784\)'),
-    ({'weights': torch.ones(784, 10)}, ValueError, r'x must be \(n, 784\)'),
-    ({'bias': torch.tensor(1.)}, ValueError, r'x must be \(n, 784\)'),
-    ({'y': torch.ones(6)}, ValueError, r'y \(n, 1\)'),
-    ({'y': torch.ones(5, 1)}, ValueError, r'y \(n, 1\)'),
-    ({'x': torch.ones(6, 28, 28)}, ValueError, r'got \(6, 28, 28\), \(6, 1\)'),
-    ({'x': torch.ones(0, 784), 'y': torch.ones(0, 1)}, ValueError, 'x is empty: it has no image or no pixel'),
-    ({'y': torch.ones(6, 1)*3}, ValueError, 'targets must be 0 or 1, got 3.0'),
-    ({'weights': torch.ones(784, 1, device='meta')}, ValueError, 'must be on one device')])
-def test_bad_tensors(bad, error, message):
-    for call in refused(**bad):
-        with pytest.raises(error, match=message): call()
-
-
-@pytest.mark.parametrize('wrong, error, message', [
+    ({'x': torch.ones(6, 784).double()}, TypeError, r'x must be float32 or uint8, got float64 \(6, 784\); call x.float\(\)$'),
+    ({'weights': torch.ones(784, 1).double()}, TypeError, r'weights must be float32, got float64 \(784, 1\); call weights.float\(\)$'),
+    ({'weights': torch.ones(784)}, ValueError, r'weights must have the shape .*; call weights.unsqueeze\(1\)'),
+    ({'weights': torch.ones(1, 784)}, ValueError, r'weights must have the shape .*; call weights.t\(\)'),
+    ({'bias': torch.tensor(1.)}, ValueError, r'bias must have the shape \(1,\)'),
+    ({'y': torch.ones(6)}, ValueError, r'y must have the shape .*; call y.unsqueeze\(1\)'),
+    ({'y': torch.ones(5, 1)}, ValueError, r'y must have the shape'),
+    ({'x': torch.ones(6, 28, 28)}, ValueError, r'x must have the shape \(n, k\), got float32 \(6, 28, 28\)'),
+    ({'x': torch.ones(0, 784), 'y': torch.ones(0, 1)}, ValueError, 'x is empty'),
+    ({'y': torch.ones(6, 1)*3}, ValueError, 'y must be 0 or 1, got 3.0'),
     ({'lr': 0}, ValueError, 'lr must be a positive number, got 0'),
     ({'lr': math.nan}, ValueError, 'lr must be a positive number, got nan'),
     ({'lr': '1'}, TypeError, 'lr must be a number, got str'),
     ({'batch_size': 0}, ValueError, 'batch_size must be a whole number from 1, got 0'),
-    ({'batch_size': 2.5}, ValueError, 'batch_size must be a whole number from 1, got 2.5'),
-    ({'epochs': 0}, ValueError, 'epochs must be a whole number from 1, got 0'),
-    ({'epochs': True}, ValueError, 'epochs must be a whole number from 1, got True')])
-def test_bad_numbers_change_nothing(wrong, error, message):
-    x, y, *params = small(6)
-    before = [p.clone() for p in params]
-    with pytest.raises(error, match=message): fast_train(x, y, x, y, *params, **{'epochs': 2, **wrong})
-    if 'epochs' not in wrong:
-        with pytest.raises(error, match=message): fast_epoch(x, y, *params, **{'lr': 1., **wrong})
-    assert_close(params, before, rtol=0, atol=0)
+    ({'batch_size': 2.5}, ValueError, 'batch_size must be a whole number from 1, got 2.5')])
+def test_bad_arguments_change_nothing(bad, error, message):
+    given = dict(zip(('x', 'y', 'weights', 'bias'), small(6)), lr=1.)
+    before = {name: given[name].clone() for name in ('weights', 'bias')}
+    with pytest.raises(error, match=f'fast_epoch: {message}'): fast_epoch(**given | bad)
+    assert all(given[name].equal(before[name]) for name in before)
 
 
-@pytest.mark.parametrize('pixel', [math.nan, math.inf])
-def test_loss_that_is_not_finite(pixel):
-    x, y, *params = small(6)
-    bad_x = x.clone()
-    bad_x[1] = pixel # two steps of three images: the second sees the damage
-    with pytest.raises(ValueError, match='this epoch: the loss is nan: try a learning rate'): fast_epoch(bad_x, y, *params, 1., 3)
-    x, y, *params = small(6)
-    with pytest.raises(ValueError, match='epoch 1: the loss is nan: try'): fast_train(bad_x, y, x, y, *params, 2, 1., 3)
-    x, y, *params = small(6)
-    bad_x = x.clone()
-    bad_x[:] = math.nan
-    with pytest.raises(ValueError, match='preds must be numbers, got NaN'): fast_train(x, y, bad_x, y, *params, 1)
+def test_digits_refuse():
+    x, y, weights, bias = torch.rand(6, 784), torch.arange(6), torch.zeros(10, 784), torch.zeros(10)
+    with pytest.raises(ValueError, match='y must be classes from 0 to 9, got 10'): fast_digits_epoch(x, y + 5, weights, bias)
+    with pytest.raises(TypeError, match=r'y must be int64, .*; call y.long\(\)'): fast_digits_epoch(x, y.int(), weights, bias)
+    with pytest.raises(ValueError, match=r'weights must have .*; call weights.t\(\)'): fast_digits_epoch(x, y, weights.T, bias)
+    with pytest.raises(ValueError, match='bias must have'): fast_digits_epoch(x, y, weights, bias[:9])
+
+
+@pytest.mark.parametrize('epoch, params', [(fast_epoch, lambda *p: p), (in_digits, with_two_classes)])
+@pytest.mark.parametrize('pixel, lr', [(math.nan, 1.), (math.inf, 1.), (1., 3e38)])
+def test_a_loss_that_is_not_finite_changes_nothing(epoch, params, pixel, lr):
+    x, y, *start = small(6)
+    some = params(*start)
+    before = [p.clone() for p in some]
+    x[1] = pixel # two steps of three images: the second sees the damage
+    with pytest.raises(ValueError, match='the loss is .*: try a learning rate'): epoch(x, y, *some, lr=lr, batch_size=3)
+    assert_close(list(some), before, rtol=0, atol=0)
+
+
+def test_without_numba_a_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'numba', None)
+    with pytest.raises(ImportError, match=r"^this needs numba: pip install 'mnist_sgd\[speed\]'$"): _jit(lambda: 1)()
+
+
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(monkeypatch):
+    import numba
+    def njit(func, cache=False, real=numba.njit, **kwargs):
+        if cache: raise RuntimeError('cannot cache function: no locator available')
+        return real(func, **kwargs)
+    monkeypatch.setattr(numba, 'njit', njit)
+    def double(x): return 2*x
+    compiled = _jit(double)
+    assert compiled(3) == 6 and compiled.__wrapped__ is double
 
 
 def test_take_turns(monkeypatch):
@@ -212,19 +227,4 @@ def test_take_turns(monkeypatch):
         return run
     best = take_turns({'a': side('a', [3., 1., 2., 2., 2.]*2), 'b': side('b', [5.]*9 + [4.])}, rounds=2)
     assert best == {'a': 1., 'b': 4.} and order == (['a']*5 + ['b']*5)*2
-
-
-def test_take_turns_refuses():
-    with pytest.raises(ValueError, match='take_turns got no function to time'): take_turns({}, 1)
     with pytest.raises(ValueError, match='rounds must be a whole number from 1, got 0'): take_turns({'a': dict}, 0)
-
-
-def test_plot_bars():
-    import matplotlib.pyplot as plt
-    ax = plot_bars({'slow': .02, 'fast': .0054}, title='two ways')
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([20, 5.4])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ['slow', 'fast'] and ax.yaxis_inverted()
-    assert {label.get_text() for label in ax.texts} == {'20.0', '5.4'}
-    assert ax.get_title() == 'two ways' or ax.get_title(loc='left') == 'two ways'
-    plt.close(ax.figure)
-    with pytest.raises(ValueError, match='plot_bars got no time to draw'): plot_bars({}, title='none')
