@@ -203,7 +203,7 @@ def _misprint(line): # of the notes, and its cell as it stands, with what its re
     except (IndexError, ValueError): raise ValueError(f"the notes have no misprint {line!r}") from None
     wrong, right = misprint.wrong.splitlines(), misprint.right.splitlines()
     # the last difference is: lines `a` to `b` of wrong are lines `c` to `d` of right
-    *_, (_, a, b, c, d) = difflib.SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
+    *_, (_, a, b, c, d) = difflib.SequenceMatcher(None, wrong, right).get_opcodes()
     return misprint, '\n'.join(wrong + right[c + b - a:d])
 
 def _cell(kind, id, source, **metadata): # of a notebook

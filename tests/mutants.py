@@ -24,11 +24,14 @@ LONG = 'result', 'numbers', 'two_epochs', 'slashed' # fixtures: the tests that n
 OPTIONS = '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--hypothesis-seed=0', '-k', f"not ({' or '.join(SLOW)})"
 SECONDS = 10 # of tests for each mutant, as they took without it
 DRAWING = 'show_image', 'show_images', 'show_mistakes', 'show_features', 'plot', '_panel', '_draw', 'climb_figure', 'moving_picture' # how a picture looks is judged by eye
-WORDING = 'help', 'metavar', 'description', 'desc', 'leave', 'title' # arguments that only say something
+WORDING = 'help', 'metavar', 'description', 'desc', 'leave', 'title', 'indent' # arguments that only say something
 
 HARMLESS = { # (module, function, the change): why no test can notice it
     ('practice', '_failures', '120 -> 121'): 'where the text of an error is cut',
     ('all_digits', 'cross_entropy', 'torch.arange(len(targets), device=targets.device) -> torch.arange(len(targets))'): 'torch takes an index from the CPU on every device; it is slower',
+    ('run', '_record', '3 -> 4'): 'the digits of a time that differs from run to run',
+    ('storage', '_wrong', 'return [] -> return None'): 'only asked whether there is anything in it',
+    ('checks', '_same_random', 'torch.random.fork_rng(devices=[]) -> torch.random.fork_rng()'): 'only matters where there is a graphics card',
     **dict.fromkeys([
         ('storage', '_state', 'False -> True'), ('storage', '_read_idx', 'False -> True'),
         ('storage', '_state', r"hashlib.md5(os.fsencode('\n'.join(facts)), usedforsecurity=False) -> hashlib.md5(os.fsencode('\n'.join(facts)))"),

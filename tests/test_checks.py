@@ -241,3 +241,29 @@ def test_a_repair_is_enough_of_advice():
     assert 'wrong order' in str(e.value)
     with pytest.raises(ValueError) as e: both(torch.zeros(2), torch.zeros(2))
     assert str(e.value).endswith('; call b.unsqueeze(1)')
+
+
+def test_a_kind_shows_its_name():
+    assert [repr(kind) for kind in (Rate, Count, Model)] == ['Rate', 'Count', 'Model']
+
+
+def test_a_door_remembers_at_most_256_combinations():
+    from mnist_sgd.checks import _remember
+    seen = set()
+    for known in range(300): _remember(seen, known)
+    assert seen == set(range(256, 300))
+
+
+def test_a_result_that_must_be_a_number_is_looked_at_each_time():
+    "Also where all arguments are tensors that have fitted before."
+    @checked
+    def half(x:Float[Tensor, 'n'])->NoNaN[Tensor, 'n']: return x/2
+    assert half(torch.ones(2)).tolist() == [.5, .5]
+    with pytest.raises(ValueError, match='half: the result must be numbers, got NaN'): half(torch.ones(2)*math.nan)
+
+
+def test_scores_of_two_columns_are_no_probabilities_because_they_lie_between_0_and_1(recwarn):
+    from mnist_sgd.checks import expect_scores
+    expect_scores([torch.full((200, 2), .3)])
+    assert not recwarn
+    with pytest.warns(UserWarning, match='look like probabilities'): expect_scores([torch.full((200, 2), .5)])

@@ -809,3 +809,13 @@ def test_a_misprint_says_how_it_shows():
     texts = [''.join(cell['source']) for copy in COPIES.values() for cell in copy['cells']]
     said = [text for text in texts if text.startswith('**Mend this.**')]
     assert {text.rpartition('. ')[2] for text in said} == {'Run it and read the message.', 'It runs, but it is wrong.'}
+
+
+def test_a_repair_may_record_another_operation():
+    assert try_repair('53', 'tensor(3.).requires_grad_()*3').status == 'right' # MulBackward0, where the notes have PowBackward0
+    assert try_repair('53', 'tensor(3.).requires_grad_()*2').status == 'wrong'
+
+
+def test_a_misprint_as_it_stands_is_open():
+    verdict = try_repair('53', mnist_sgd.practice._misprint('53')[1])
+    assert (verdict.status, verdict.lines[0]) == ('open', 'So it stands in the notes.')

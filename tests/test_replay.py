@@ -330,3 +330,7 @@ def test_as_many_places_are_tried_as_was_said():
     assert find_weights(x, printed, 5, limit=300) == []
     (place, bias), = find_weights(x, printed, 5, limit=301)
     assert place == 300 and abs(bias - .5) < 1e-4
+
+
+def test_draws_are_counted_up_to_the_limit():
+    assert [draws_used(lambda: torch.rand(n), limit=20) for n in (19, 20)] == [19, 20]

@@ -556,10 +556,10 @@ def test_device_and_progress_reach_each_training(few, monkeypatch):
     monkeypatch.setattr(mnist_sgd.learner_from_scratch, 'ToDevice', lambda device, real=mnist_sgd.learner_from_scratch.ToDevice: given.append(('ToDevice', device)) or real(device))
     monkeypatch.setattr(mnist_sgd.learner_from_scratch, 'Progress', lambda real=mnist_sgd.learner_from_scratch.Recorder: given.append(('Progress',)) or object())
     cpu = torch.device('cpu')
-    for stage, wanted in [('linear_model', [('init_params', cpu, 'none')]*2), ('basic_optim', [('train_model', cpu, True)]),
+    for stage, wanted in [('linear_model', [('init_params', cpu, 'none')]*2), ('basic_optim', [('train_model', cpu, True)]), ('fastai_sgd', [('train_model', cpu, True)]),
                           ('neural_net', [('ToDevice', cpu), ('Progress',)]), ('all_digits', [('ToDevice', cpu), ('Progress',)])]:
         given.clear()
-        train = mnist_sgd.run._by_hand if stage == 'linear_model' else mnist_sgd.run._train_digits if stage == 'all_digits' else mnist_sgd.run._train
+        train = mnist_sgd.run._by_hand if stage == 'linear_model' else mnist_sgd.run._train_digits if stage == 'all_digits' else mnist_sgd.run._train_fastai if stage == 'fastai_sgd' else mnist_sgd.run._train
         dl, valid_dl = mnist_sgd.run._loaders(stage, lambda is_ten: mnist_sgd.run._load(is_ten, cpu), 64, 1)
         with suppress(TypeError): train(stage, dl, valid_dl, 1, .1, cpu, True) # the stand-in for Progress is no callback
         assert given == wanted
@@ -593,3 +593,42 @@ def test_a_line_for_each_stage():
     head, *lines = climb_table({'stages': [record, first]}).splitlines()
     assert lines[0].split() == ['linear_model', '785', '2', '2', '0.9000', '0.9100', '1.50']
     assert lines[1].split() == ['digit_means', '0', '0', '1', '0.6700', '-', '0.25']
+
+
+@pytest.mark.parametrize('stderr, shown', [(None, False), (io.StringIO(), False), (type('Terminal', (io.StringIO,), {'isatty': lambda self: True})(), True)])
+def test_a_progress_bar_is_for_a_terminal(monkeypatch, tmp_path, stderr, shown):
+    given = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'stderr', stderr)
+    monkeypatch.setattr('mnist_sgd.run.climb', lambda *args: given.append(args))
+    monkeypatch.setattr('mnist_sgd.run._show', lambda *args: None)
+    main(['--seed', '3'])
+    assert given == [(None, None, None, 3, 'cpu', shown, False)]
+
+
+def test_a_reader_who_stops_it_gets_no_traceback(monkeypatch, tmp_path, capsys):
+    def stopped(*args): raise KeyboardInterrupt
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mnist_sgd.run.climb', stopped)
+    with pytest.raises(SystemExit) as e: main([])
+    assert e.value.code == 130 and capsys.readouterr().err == 'mnist_sgd_run: stopped\n'
+
+
+def test_without_fastai_it_is_not_there(monkeypatch):
+    assert mnist_sgd.run._has_fastai()
+    monkeypatch.setitem(sys.modules, 'mnist_sgd.fastai_learner', None)
+    assert not mnist_sgd.run._has_fastai()
+
+
+def test_a_stage_starts_at_its_place_in_the_stream(few):
+    "Whatever was drawn before."
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        made += climb(epochs=1, stages=['basic_optim'], progress=False)['stages']
+    assert made[0]['train_loss'] == made[1]['train_loss']
+
+
+def test_a_prediction_of_zero_says_seven():
+    dl = BatchLoader(torch.zeros(2, 1), torch.tensor([[0], [1]]))
+    assert mnist_sgd.run._wrong(lambda xb: xb, dl) == [1]

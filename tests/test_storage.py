@@ -737,3 +737,52 @@ def test_a_label_above_nine_is_a_damaged_file(tiny, tmp_path):
     labels[0] = 10
     np.savez(tmp_path/'a.npz', **arrays | {'valid_labels': labels})
     with pytest.raises(ValueError, match='valid_labels holds 10, which is no digit'): load_arrays('valid', tmp_path/'a.npz')
+
+
+def test_a_percent_sign_in_the_config_of_fastai_is_one(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
+    monkeypatch.delenv('MNIST_SGD_CACHE', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'own'))
+    (tmp_path/'config.ini').write_text('[DEFAULT]\ndata = 100%\n', encoding='utf-8')
+    mnist_sample(tmp_path/'100%', progress=False, npz=tiny)
+    assert mnist_sample(npz=tiny) == tmp_path/'100%'/'mnist_sample'
+
+
+@pytest.mark.skipif(WINDOWS, reason='Windows finds the home folder otherwise')
+def test_the_cache_is_in_the_home_folder_unless_named(tiny, tmp_path, monkeypatch):
+    for name in ('FASTAI_HOME', 'XDG_CACHE_HOME', 'MNIST_SGD_CACHE'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert mnist_sample(progress=False, npz=tiny) == tmp_path/'.cache'/'mnist_sgd'/'mnist_sample'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'named'))
+    assert mnist_sample(progress=False, npz=tiny) == tmp_path/'named'/'mnist_sgd'/'mnist_sample'
+
+
+def test_waiting_takes_ten_minutes_in_all(tmp_path, monkeypatch, capsys):
+    waited = []
+    class Held:
+        def __init__(self, path): pass
+        def acquire(self, timeout):
+            waited.append(timeout)
+            raise storage.Timeout('held')
+    monkeypatch.setattr(storage, 'FileLock', Held)
+    with pytest.raises(ValueError, match='for 10 minutes'): storage._locked(tmp_path/'lock')
+    assert waited == [5, 595]
+
+
+def test_what_a_killed_run_has_left_of_a_folder_is_thrown_away(tiny, tmp_path):
+    (tmp_path/'mnist_sample.partial'/'train').mkdir(parents=True)
+    folder = mnist_sample(tmp_path, progress=False, npz=tiny)
+    assert folder.is_dir() and not (tmp_path/'mnist_sample.partial').exists()
+
+
+def test_a_partial_file_is_kept_for_ten_minutes(tmp_path):
+    old, new = tmp_path/'mnist_sgd.1.partial', tmp_path/'mnist_sgd.2.partial'
+    for folder, age in ((old, 700), (new, 500)):
+        folder.mkdir()
+        (folder/'partial').write_bytes(b'half')
+        for o in (folder, folder/'partial'): os.utime(o, (time.time() - age,)*2)
+    storage._clear(tmp_path)
+    assert not old.exists() and new.exists()
+    os.utime(new, (1e9, 1e9)) # the folder is old, but its file still grows
+    storage._clear(tmp_path)
+    assert new.exists()
