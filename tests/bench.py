@@ -1,6 +1,6 @@
 """Speed and memory, each against a rival timed in the same run: `make bench`.
 
-The two sides of a ratio take turns, so that a busy moment of the machine hits both; the best time of each counts.
+The two sides of a ratio take turns, so that a busy moment of the machine hits both. The best time of each counts; in the races of notebook 09 the median.
 """
 import os, subprocess, sys, tempfile
 from functools import partial
@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader as TorchLoader
 from mnist_sgd.all_digits import cross_entropy, digit_accuracy, load_all
 from mnist_sgd.basic_optim import BasicOptim, train_epoch as optim_epoch
 from mnist_sgd.data import load_pair, mnist_sample
-from mnist_sgd.learner_from_scratch import Learner
 from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, mnist_loss, train_epoch, validate_epoch
 from mnist_sgd.replay import find_weights, skip_draws
 from mnist_sgd.run import climb
@@ -161,7 +160,7 @@ def bench_speed():
 
     (weights, accuracies), *others = [trained(rung) for rung in rungs.values()]
     for params, found in others:
-        assert found == accuracies, (accuracies, found)
+        assert np.allclose(found, accuracies, atol=6e-4), (accuracies, found) # up to an image
         torch.testing.assert_close(params, weights, rtol=1e-4, atol=1e-4)
 
     sides = {name: partial(rung, start()) for name, rung in rungs.items()} | {'x.sum()': x.sum}
@@ -173,15 +172,15 @@ def bench_speed():
         for _ in range(21):
             params = compiled(params)
             found.append(round(validate_epoch(model_of((torch.tensor(np.array(params[0]))[:, None], torch.tensor(np.array(params[1])))), valid_dl), 4))
-        assert found == accuracies, (accuracies, found)
-        sides['JAX'] = lambda: compiled(params)[0].block_until_ready()
+        assert np.allclose(found, accuracies, atol=6e-4), (accuracies, found)
+        sides['JAX, on all cores'] = lambda: compiled(params)[0].block_until_ready()
     seconds = medians(sides, rounds=21)
     print('         ' + ', '.join(f'{name} {1000*s:.2f} ms' for name, s in seconds.items()))
     fast = seconds['fast_epoch']
     report("an epoch of the notes' loop / fast_epoch (depends on how fast Python is)", f"{seconds[next(iter(rungs))]/fast:.1f}x", '18x', seconds[next(iter(rungs))] >= 18*fast)
     report('fast_epoch / x.sum() (the floor)', f"{fast/seconds['x.sum()']:.2f}", '1.8', fast <= 1.8*seconds['x.sum()'])
     report('fast_epoch of bytes / of floats', f"{seconds['fast_epoch of bytes']/fast:.2f}", '1', seconds['fast_epoch of bytes'] <= fast)
-    if compiled: report('JAX / fast_epoch', f"{seconds['JAX']/fast:.2f}x", '1.7x', seconds['JAX'] >= 1.7*fast)
+    if compiled: report('JAX, on all cores / fast_epoch', f"{seconds['JAX, on all cores']/fast:.2f}x", '1.7x', seconds['JAX, on all cores'] >= 1.7*fast)
     else: print('         (JAX is not installed, so it is not compared)')
 
     more = {n: (x.repeat(n//len(x) + 1, 1)[:n], y.repeat(n//len(x) + 1, 1)[:n]) for n in (len(x), 60_000, 16*len(x))}
@@ -200,12 +199,12 @@ def bench_fused_digits():
     torch.manual_seed(42)
     theirs, ours = nn.Linear(784, 10), nn.Linear(784, 10)
     ours.load_state_dict(theirs.state_dict())
-    learn = Learner((dl, valid_dl), theirs, cross_entropy)
-    sides = {'Learner': lambda: learn.fit(1, .1), 'fast_digits_epoch': lambda: fast_digits_epoch(x, y, ours.weight, ours.bias)}
+    opt = BasicOptim(theirs.parameters(), .1)
+    sides = {'train_epoch': lambda: optim_epoch(theirs, dl, opt, cross_entropy), 'fast_digits_epoch': lambda: fast_digits_epoch(x, y, ours.weight, ours.bias)}
     slow, fast = medians(sides, rounds=2).values()
     ends = [digit_accuracy(model(valid_dl.x), valid_dl.y).item() for model in (theirs, ours)]
     assert abs(ends[0] - ends[1]) < .001, ends
-    report('an epoch of the Learner on ten digits / fast_digits_epoch', f'{slow/fast:.1f}x', '5x', slow >= 5*fast)
+    report("train_epoch on ten digits / fast_digits_epoch", f'{slow/fast:.1f}x', '5x', slow >= 5*fast)
     torch.set_num_threads(threads)
 
 
