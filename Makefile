@@ -12,7 +12,7 @@ PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
 	@echo 'make test          every notebook and its saved outputs, its practice copy, the export, the README, and the tests'
-	@echo 'make test-slow     what takes longer: slow cells and tests, copies that are answered wrong or not at all'
+	@echo 'make test-slow     what takes longer: slow cells and tests, copies that are answered wrong or not at all, 60 mutants'
 	@echo 'make test-all      both'
 	@echo 'make setup         only make .venv from constraints.txt'
 	@echo 'make lab           JupyterLab on the notebooks'
@@ -34,6 +34,7 @@ test: setup
 test-slow: setup
 	$(PYTEST) -m 'slow or slow_cells'
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
+	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
 
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py
