@@ -124,8 +124,7 @@ QUESTIONS = {
         'bias_of_threes': ('negative', 'positive'),
         'last_batch': (108, 256),
         'reads_per_pixel': (2, 1),
-        'nan_weights': (0, 784),
-        'million_images': (3.1, .8)},
+        'nan_weights': (0, 784)},
     '10_many_workers': {
         'mean_of_halves': (False, True),
         'three_shares': ((86, 85, 85), (85, 85, 85)),
