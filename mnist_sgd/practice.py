@@ -447,7 +447,7 @@ def score(
 )->list: # a dict for each notebook: counts by column, 'notes' on what is broken, 'begun', and 'left'
     "Count what is done in the practice copies of a folder. Raises ValueError if it has none."
     folder, found, damaged = Path(folder), {name: [] for name in walk()}, set()
-    if not folder.is_dir(): raise ValueError(f"{folder} is no folder; name that of your copies")
+    if not folder.is_dir(): raise ValueError(f"{folder} is not a folder; name that of your copies")
     for path in sorted(folder.glob('*.ipynb')):
         try: name, verdicts = _look(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): damaged.add(path.stem)

@@ -755,7 +755,7 @@ def test_help_is_short():
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--score', 'nowhere'], 'nowhere is no folder'), (['--score', '.'], 'there is no practice copy in .'),
+    (['--score', 'nowhere'], 'nowhere is not a folder'), (['--score', '.'], 'there is no practice copy in .'),
     (['--score', '--force', '.'], 'not allowed with'), ([], 'required: DEST'), ([''], "must be a folder, got ''"), (['a-file'], 'cannot make the folder a-file'),
     (['a-file/b'], 'cannot make the folder a-file/b')])
 def test_bad_options_cost_a_sentence(tmp_path, monkeypatch, capsys, args, message):
