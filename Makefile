@@ -36,14 +36,14 @@ test-slow: setup
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
 	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
 
+test-all: test test-slow
+
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist_sgd needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
-
-test-all: test test-slow
 
 lab: setup
 	$(BIN)/jupyter lab nbs

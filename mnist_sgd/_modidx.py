@@ -340,6 +340,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mnist_sgd.speed': { 'mnist_sgd.speed._jit': ('speed.html#_jit', 'mnist_sgd/speed.py'),
                                  'mnist_sgd.speed._look_once': ('speed.html#_look_once', 'mnist_sgd/speed.py'),
                                  'mnist_sgd.speed._look_once_at_classes': ('speed.html#_look_once_at_classes', 'mnist_sgd/speed.py'),
+                                 'mnist_sgd.speed._on_copies': ('speed.html#_on_copies', 'mnist_sgd/speed.py'),
                                  'mnist_sgd.speed.fast_digits_epoch': ('speed.html#fast_digits_epoch', 'mnist_sgd/speed.py'),
                                  'mnist_sgd.speed.fast_epoch': ('speed.html#fast_epoch', 'mnist_sgd/speed.py'),
                                  'mnist_sgd.speed.mnist_grad': ('speed.html#mnist_grad', 'mnist_sgd/speed.py'),

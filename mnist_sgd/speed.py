@@ -84,6 +84,18 @@ def _look_once(x, is_one, w, b, lr, batch_size, scale):
         total += loss/(end - start)
     return total/math.ceil(len(x)/batch_size)
 
+# %% ../nbs/09_speed.ipynb #91f5a6d2
+def _on_copies(kernel, x, y, weights, bias, lr, batch_size):
+    "Run a kernel on copies of weights and bias, and keep them if all is finite. The mean of the batches' losses."
+    w, b = weights.detach().clone(memory_format=torch.contiguous_format), bias.detach().clone()
+    scale = np.float32(1/255 if x.dtype == torch.uint8 else 1)
+    data = x.detach().contiguous().numpy(), y.contiguous().numpy(), w.numpy(), b.numpy()
+    loss = kernel(*data, np.float32(lr), batch_size, scale)
+    finite(w.sum() + loss)
+    weights.detach().copy_(w)
+    bias.detach().copy_(b)
+    return loss
+
 # %% ../nbs/09_speed.ipynb #d18e5b64
 @checked
 def fast_epoch(
@@ -95,14 +107,7 @@ def fast_epoch(
     batch_size:Count=256, # images in a batch; the last one may have fewer
 )->float: # mean of the batches' losses
     "One epoch of SGD on `mnist_loss`, compiled, on the CPU. Raises ValueError, changing nothing, if the loss is not finite."
-    w, b = weights.detach()[:, 0].clone(), bias.detach().clone()
-    scale = np.float32(1/255 if x.dtype == torch.uint8 else 1)
-    data = x.detach().contiguous().numpy(), (y[:, 0]==1).numpy(), w.numpy(), b.numpy()
-    loss = _look_once(*data, np.float32(lr), batch_size, scale)
-    finite(w.sum() + loss)
-    weights.detach()[:, 0].copy_(w)
-    bias.detach().copy_(b)
-    return loss
+    return _on_copies(_look_once, x, y[:, 0]==1, weights[:, 0], bias, lr, batch_size)
 
 # %% ../nbs/09_speed.ipynb #5d80ab3f
 @_jit
@@ -144,11 +149,4 @@ def fast_digits_epoch(
     batch_size:Count=64, # images in a batch; the last one may have fewer
 )->float: # mean of the batches' losses
     "One epoch of SGD on cross-entropy, compiled, on the CPU. Raises as `fast_epoch` does."
-    w, b = weights.detach().clone(memory_format=torch.contiguous_format), bias.detach().clone()
-    scale = np.float32(1/255 if x.dtype == torch.uint8 else 1)
-    data = x.detach().contiguous().numpy(), y.contiguous().numpy(), w.numpy(), b.numpy()
-    loss = _look_once_at_classes(*data, np.float32(lr), batch_size, scale)
-    finite(w.sum() + loss)
-    weights.detach().copy_(w)
-    bias.detach().copy_(b)
-    return loss
+    return _on_copies(_look_once_at_classes, x, y, weights, bias, lr, batch_size)

@@ -200,8 +200,8 @@ BODIES = {
     '09_speed': {
         'take_turns': ("min(best[name], perf_counter() - start)", "perf_counter() - start", 'the best of all runs counts'),
         'mnist_grad': ("*p*(1 - p)/len(xb)", "*p*(1 - p)", 'the gradient of the weights is the one of autograd'),
-        'fast_epoch': ("bias.detach().copy_(b)", "bias.detach()", 'the bias takes a step in every batch'),
-        'fast_digits_epoch': ("bias.detach().copy_(b)", "bias.detach()", "the weights and biases that PyTorch's own loop gets")},
+        'fast_epoch': ("weights[:, 0], bias,", "weights[:, 0], bias.clone(),", 'the bias takes a step in every batch'),
+        'fast_digits_epoch': ("weights, bias,", "weights, bias.clone(),", "the weights and biases that PyTorch's own loop gets")},
     '10_many_workers': {
         'share': ("yb[rank::world]", "yb[:len(xb[rank::world])]", 'keeps its target'),
         'share_loss': ("if preds.shape == yb.shape and not len(yb): return preds.sum()", "", 'an empty share'),
