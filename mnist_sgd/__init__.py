@@ -1,7 +1,7 @@
 """From raw pixels to a trained digit classifier. `__init__.pyi` lists what a script can import from here; a module is loaded on first use."""
 __version__ = "0.2.0"
 
-_MOVED = {'table': 'climb_table', 'fast_train': 'fast_epoch'} # {old name: new name} since version 0.1; the old ones are removed in 0.3
+_MOVED = {'table': 'climb_table', 'fast_train': 'fast_epoch', 'train_worker': 'Workers'} # {old name: new name} since version 0.1; the old ones are removed in 0.3
 _EXTRAS = {'fastai_learner': ('fastai', 'fastai')} # module: (the package that it needs, the extra that brings it)
 
 

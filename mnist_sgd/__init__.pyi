@@ -28,7 +28,8 @@ from .all_digits import (
     Anneal as Anneal, confusion as confusion, plot_confusion as plot_confusion, make_conv as make_conv, save_model as save_model,
     load_model as load_model, predict_image as predict_image)
 from .speed import mnist_grad as mnist_grad, fast_epoch as fast_epoch, fast_digits_epoch as fast_digits_epoch
-from .many_workers import train_worker as train_worker, launch as launch
+from .many_workers import (
+    launch as launch, Workers as Workers, Checkpoint as Checkpoint, step_bytes as step_bytes, step_seconds as step_seconds)
 from .run import climb as climb, climb_table as climb_table, climb_figure as climb_figure
 from .misprints import MISPRINTS as MISPRINTS
 from .practice import write_copies as write_copies, score as score

@@ -6,13 +6,13 @@
 __all__ = ['climb', 'climb_table', 'climb_figure']
 
 # %% ../nbs/90_run.ipynb #c2338284
-import argparse, json, os, sys
+import argparse, json, os, re, sys
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from time import perf_counter
+from time import perf_counter, sleep
 from warnings import warn
 
 # %% ../nbs/90_run.ipynb #42108110
@@ -373,3 +373,71 @@ def main(
         if backend is not None: os.environ['MPLBACKEND'] = backend
         progress = bool(sys.stderr) and sys.stderr.isatty()
         _show(climb(o.epochs, o.lr, o.batch_size, o.seed, o.device, progress, o.all), o.plot, o.json)
+
+# %% ../nbs/90_run.ipynb #1d6a9fb4
+_MODELS = {'linear': ('fastai_sgd', 20, 1.), 'net': ('neural_net', 40, .1)} # where its random numbers begin, epochs, learning rate
+
+class _WorkerParser(argparse.ArgumentParser):
+    "Rank 0 says what is wrong. The others wait before they leave, since torchrun ends all workers as soon as one has failed."
+    def exit(self, status=0, message=None):
+        if status and os.environ.get('RANK', '0') != '0':
+            sleep(5)
+            message = None
+        super().exit(status, message)
+    def error(self, message): self.exit(2, f'{self.prog}: {message}\n')
+
+def _worker_parser():
+    parser = _WorkerParser('mnist_sgd.many_workers', description="Train a classifier of 3s and 7s as one of the workers that torchrun has started, or alone.")
+    add = parser.add_argument
+    add('--model', choices=list(_MODELS), default='linear', help="what to train (default: linear)")
+    add('--epochs', type=int, metavar='N', help="epochs in all (default: 20, for the net 40)")
+    add('--lr', type=float, metavar='RATE', help="learning rate (default: 1, for the net 0.1)")
+    add('--batch-size', type=int, default=256, metavar='N', help="images in a batch of all workers (default: 256)")
+    add('--device', default='cpu', help="where to train, such as cuda (default: cpu)")
+    add('--checkpoint', type=_file, metavar='FILE', help="saved after every epoch; training goes on from it if it is there")
+    add('--json', type=_file, metavar='FILE', help="where to save the history")
+    return parser
+
+# %% ../nbs/90_run.ipynb #7b3e8d02
+class _EachEpoch:
+    "Rank 0 prints a line an epoch."
+    def __init__(self, workers, done): self.workers, self.done = workers, done
+    def after_epoch(self, learn):
+        if self.workers.rank == 0: _say(f"epoch {self.done + learn.epoch}: accuracy {learn.history['batch_accuracy'][-1]:.4f}")
+
+def _train_shared(model, epochs, lr, batch_size, device, checkpoint):
+    "A model of 3s and 7s, trained by all workers: (the callback Workers, the history)."
+    from torch import nn
+    from mnist_sgd.learner_from_scratch import Learner, Metrics, Recorder, ToDevice
+    from mnist_sgd.linear_model import BatchLoader, batch_accuracy, mnist_loss
+    from mnist_sgd.many_workers import Checkpoint, Workers
+    from mnist_sgd.neural_net import make_net
+    from mnist_sgd.replay import replay_state
+    dls = [BatchLoader(*pair, batch_size) for pair in _load(False, 'cpu')]
+    replay_state(_MODELS[model][0])
+    net = nn.Linear(28*28, 1) if model == 'linear' else make_net(28*28, 30, 1)
+    workers, kept = Workers(), [Checkpoint(checkpoint)] if checkpoint else []
+    done = kept[0].done if kept else 0
+    if done > epochs: raise ValueError(f"{checkpoint} has {done} epochs already, and epochs is {epochs}; ask for more, or name another file")
+    cbs = [ToDevice(device), workers, Recorder(), Metrics(batch_accuracy), _EachEpoch(workers, done), *kept]
+    history = Learner(dls, net, mnist_loss, cbs=cbs).fit(epochs - done, lr) if done < epochs else {}
+    return workers, kept[0].history if kept else history
+
+def worker_main(
+    args:list|None=None, # words of the command line; those of the process if None
+):
+    "The command `python -m mnist_sgd.many_workers`. Exits with status 2 and one sentence for a bad option, with 1 if another worker is lost."
+    parser = _worker_parser()
+    with _command(parser):
+        o = parser.parse_args(args)
+        if o.checkpoint and o.json and o.checkpoint.resolve() == o.json.resolve(): parser.error("--checkpoint and --json must be two files")
+        epochs, lr = (usual if given is None else given for given, usual in zip((o.epochs, o.lr), _MODELS[o.model][1:]))
+        device, epochs, lr, batch_size = _settings(o.device, epochs=epochs, lr=lr, batch_size=o.batch_size)
+        try: workers, history = _train_shared(o.model, epochs, lr, batch_size, device, o.checkpoint)
+        except RuntimeError as e:
+            if not re.search('gloo|nccl|connection', str(e), re.I): raise
+            parser.exit(1, f'{parser.prog}: another worker is lost\n')
+        if not o.json or workers.rank: return
+        from mnist_sgd.storage import write_file
+        result = {'model': o.model, 'workers': workers.world, 'lr': lr, 'batch_size': batch_size, 'history': history}
+        write_file(o.json, lambda f: f.write(json.dumps(result).encode()))

@@ -127,14 +127,12 @@ QUESTIONS = {
         'nan_weights': (0, 784)},
     '10_many_workers': {
         'mean_of_halves': (False, True),
+        'sum_of_ranks': (6, 4),
+        'same_bits': (False, True),
         'three_shares': ((86, 85, 85), (85, 85, 85)),
         'three_and_one': (3, 4),
-        'sum_of_factors': (5, 1),
-        'idle_workers': (92, 0),
         'trap': (False, True),
-        'epochs_left': (2, 5),
-        'same_bits': (False, True),
-        'first_epochs': (1, 2),
+        'same_after_death': (True, False),
         'thousand_machines': (2, 500),
         'best_of_many': (1, 64)}}
 
@@ -203,16 +201,8 @@ BODIES = {
         'fast_epoch': ("weights[:, 0], bias,", "weights[:, 0], bias.clone(),", 'the bias takes a step in every batch'),
         'fast_digits_epoch': ("weights, bias,", "weights, bias.clone(),", "the weights and biases that PyTorch's own loop gets")},
     '10_many_workers': {
-        'share': ("yb[rank::world]", "yb[:len(xb[rank::world])]", 'keeps its target'),
-        'share_loss': ("if preds.shape == yb.shape and not len(yb): return preds.sum()", "", 'an empty share'),
-        'save_checkpoint': ("write_file(path, lambda f: torch.save(content, f))", "torch.save(content, path)", 'half way'),
-        'load_checkpoint': ("return saved['epoch'], saved['history']", "return saved['history'], saved['epoch']",
-                            'returns the epoch'),
-        'train_worker': ("range(done + 1, epochs + 1)", "range(1, epochs + 1)", 'goes on from there'),
-        'make_model': ("skip_draws(MODELS[name][0])", "pass", 'the same parameters each time'),
-        'torchrun_command': ("*map(str, options)", "*options", 'all of them text'),
-        'check_port': ("s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)", "return", 'the port is taken'),
-        'step_bytes': ("2*(workers - 1)/workers", "(workers - 1)/workers", 'the ring above'),
+        'Workers': ("learn.yb[self.rank::self.world]", "learn.yb[:self.world]", 'every third image'),
+        'step_bytes': ("*parameters*4", "*parameters", 'two machines send each number once'),
         'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')}}
 
 

@@ -1,146 +1,138 @@
-import json, os, re, signal, socket, subprocess, sys
+import json, os, re, signal, subprocess, sys, time
 
 import pytest
 import torch
-from conftest import needs_links, needs_signals
+from conftest import needs_signals
 from torch import nn
 from torch.testing import assert_close
 
-from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.linear_model import BatchLoader, mnist_loss
-from mnist_sgd.many_workers import (_why, check_port, launch, load_checkpoint, main, make_model, save_checkpoint, share, share_loss,
-                                    step_bytes, step_seconds, torchrun_command, train_worker, worker_epoch)
+from mnist_sgd.learner_from_scratch import Learner, Metrics, Recorder
+from mnist_sgd.linear_model import BatchLoader, batch_accuracy, mnist_loss
+from mnist_sgd.many_workers import Checkpoint, Workers, _join, _why, launch, step_bytes, step_seconds
+from mnist_sgd.neural_net import make_net
+from mnist_sgd.run import worker_main
 
-SETTINGS = {'lr': 1., 'bs': 256}
-HISTORY = {'accuracy': [.5], 'train_loss': [.4], 'valid_loss': [.4], 'seconds': [.1]}
-
-
-def trained(path, name='linear', lr=1.):
-    model = make_model(name)
-    return model, load_checkpoint(path, model, SETTINGS | {'lr': lr})
-
-
-def grads(model): return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-@pytest.mark.parametrize('name', ['linear', 'net'])
-@pytest.mark.parametrize('world', [1, 2, 3, 4, 7, 150])
-def test_mean_of_the_workers_is_the_gradient_of_the_batch(dl, name, world):
-    xb, yb = [t[6077:6077 + 108] for t in (dl.x, dl.y)] # both digits, as many as in the last batch
-    whole, parts = make_model(name), make_model(name)
-    mnist_loss(whole(xb), yb).backward()
-    for rank in range(world):
-        part_xb, part_yb = share(xb, yb, rank, world)
-        (share_loss(parts(part_xb), part_yb, len(xb), world)/world).backward()
-    assert_close(grads(parts), grads(whole), rtol=0, atol=1e-6)
+START = """
+import os, signal, sys, torch
+from mnist_sgd import *
+torch.manual_seed(1)
+x, y = torch.rand(100, 784), torch.randint(2, (100, 1))
+dl = BatchLoader(x, y, 32) # 3 workers get 11, 11 and 10 images, and of the last batch 2, 1 and 1
+model = make_net(784, 5, 1)
+class Says:
+    def after_epoch(self, learn): print('epoch', learn.epoch, 'of worker', workers.rank, flush=True)
+"""
+TRAIN = START + """
+workers = Workers()
+if os.environ.get('RANK') == '1': torch.nn.init.zeros_(model[0].weight) # it takes the weights of rank 0
+history = Learner((dl, dl), model, mnist_loss, opt_func=torch.optim.Adam, cbs=[workers, Recorder(), Metrics(batch_accuracy)]).fit(2, .01)
+torch.save([history, model.state_dict()], f'{sys.argv[1]}/{workers.rank}.pt')
+"""
 
 
-def test_share():
-    x, y = torch.arange(10.).view(5, 2), torch.arange(5).view(5, 1)
-    assert [share(x, y, rank, 3)[1].flatten().tolist() for rank in range(3)] == [[0, 3], [1, 4], [2]]
-    assert share(x, y, 5, 6)[0].shape == (0, 2)
-    with pytest.raises(ValueError, match='rank must be from 0 to 1 with 2 workers, got 2'): share(x, y, 2, 2)
-    for rank, world, name in ((-1, 2, 'rank'), (0, 0, 'world'), (0, 2., 'world'), ('0', 2, 'rank')):
-        with pytest.raises(ValueError, match=f'{name} must be a whole number from'): share(x, y, rank, world)
-    with pytest.raises(ValueError, match='must be equally long, got 5 and 4'): share(x, y[:4], 0, 2)
+@pytest.fixture
+def script(tmp_path):
+    def written(text):
+        (tmp_path/'script.py').write_text(text, encoding='utf-8')
+        return tmp_path/'script.py'
+    return written
 
 
-@pytest.fixture(scope='module')
-def alone(dl, valid_dl):
-    "Three epochs with train_model: weights and history."
-    model = make_model('linear')
-    return model, train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 3, progress=False)
+def test_three_workers_train_as_one(script, tmp_path):
+    "Shares that are never equal, an optimiser with a memory, a net; all end in the same weights."
+    launch(script(TRAIN), 3, [tmp_path])
+    torch.manual_seed(1)
+    x, y = torch.rand(100, 784), torch.randint(2, (100, 1))
+    dl, alone = BatchLoader(x, y, 32), make_net(784, 5, 1)
+    expected = Learner((dl, dl), alone, mnist_loss, opt_func=torch.optim.Adam, cbs=[Workers(), Recorder(), Metrics(batch_accuracy)]).fit(2, .01)
+    for rank in range(3):
+        history, weights = torch.load(tmp_path/f'{rank}.pt', weights_only=True)
+        assert_close(weights, alone.state_dict(), rtol=1e-4, atol=1e-5)
+        assert list(history) == list(expected)
+        for name in expected: assert history[name] == pytest.approx(expected[name], abs=1e-5)
 
 
-@pytest.mark.parametrize('workers, any_port', [(2, False), pytest.param(1, True, marks=pytest.mark.slow), pytest.param(4, True, marks=pytest.mark.slow)])
-def test_same_training_with_any_number_of_workers(workers, any_port, alone, tmp_path):
-    port, checkpoint = None if any_port else free_port(), tmp_path/'a.pt'
-    history = launch(workers, epochs=3, checkpoint=checkpoint, port=port)
-    model, (epoch, saved) = trained(checkpoint)
-    assert (epoch, saved) == (3, history) and len(history['seconds']) == 3
-    assert history['accuracy'] == [round(accuracy, 4) for accuracy in alone[1]['accuracy']]
-    for name in ('train_loss', 'valid_loss'): assert history[name] == pytest.approx(alone[1][name], abs=1e-5)
-    for ours, theirs in zip(model.parameters(), alone[0].parameters()): assert_close(ours, theirs, rtol=0, atol=1e-5)
+def learner(model, dl, *cbs, **kwargs): return Learner((dl, dl), model, mnist_loss, cbs=[*cbs], **kwargs)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+def small(seed=0, classes=1):
+    torch.manual_seed(seed)
+    return nn.Linear(784, classes)
 
 
-@pytest.mark.slow
-def test_net_with_shares_that_are_never_equal(dl, valid_dl, tmp_path):
-    net = make_model('net')
-    expected = train_model(net, dl, valid_dl, BasicOptim(net.parameters(), .1), 2, progress=False)
-    history = launch(3, 'net', epochs=2, checkpoint=tmp_path/'net.pt')
-    assert history['accuracy'] == [round(accuracy, 4) for accuracy in expected['accuracy']]
-    for ours, theirs in zip(trained(tmp_path/'net.pt', 'net', .1)[0].parameters(), net.parameters()):
-        assert_close(ours, theirs, rtol=0, atol=1e-5)
+def test_alone_it_changes_nothing(tiny_dl):
+    plain, alone = small(), small()
+    learner(plain, tiny_dl).fit(2, .1)
+    learner(alone, tiny_dl, Workers()).fit(2, .1)
+    assert_close(alone.weight, plain.weight, rtol=0, atol=0)
 
 
-@pytest.mark.slow
-@needs_signals
-def test_killed_worker_is_restarted_from_the_checkpoint(dl, valid_dl, tmp_path):
-    "On two workers; the second start needs no epoch that is done, and ends in the weights of an undisturbed run."
-    checkpoint, lines, pids = tmp_path/'killed.pt', [], []
-    command = torchrun_command(2, '--epochs', 12, '--checkpoint', checkpoint, '--json', tmp_path/'r.json', restarts=1)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'}) as process:
-        for line in process.stdout:
-            lines.append(line)
-            if 'worker 1 of 2' in line: pids.append(int(line.split()[-1]))
-            if line.startswith('epoch 2:'): os.kill(pids[0], signal.SIGKILL)
-    assert process.returncode == 0
-    assert len(set(pids)) == 2
-    assert sum('going on after epoch' in line for line in lines) == 1
-    printed = [int(n) for line in lines for n in re.findall(r'^epoch (\d+):', line)]
-    assert printed == sorted(set(printed)) and printed[-1] == 12 # no epoch twice
-    model = make_model('linear')
-    expected = train_model(model, dl, valid_dl, BasicOptim(model.parameters(), 1.), 12, progress=False)
-    result = json.loads((tmp_path/'r.json').read_text(encoding='utf-8'))
-    assert result['history']['accuracy'] == [round(accuracy, 4) for accuracy in expected['accuracy']] and result['workers'] == 2
-    assert result['versions']['torch'] == torch.__version__
-    assert_close(trained(checkpoint)[0].weight, model.weight, rtol=0, atol=1e-5)
+def test_more_workers_than_images(tiny_dl):
+    class Many(Workers):
+        def before_fit(self, learn): self.world = 3
+    with pytest.raises(ValueError, match='epoch 1: 3 workers cannot share 2 images; choose another batch_size'): learner(small(), tiny_dl, Many()).fit(1, .1)
 
 
-@pytest.mark.slow
-@needs_signals
-def test_killed_worker_without_restarts_ends_the_run(tmp_path):
-    "The others do not wait for ever, and the exit status tells."
-    command = torchrun_command(2, '--epochs', 1000)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'}) as process:
-        for line in process.stdout:
-            if 'worker 1 of 2' in line: pid = int(line.split()[-1])
-            if line.startswith('epoch 1:'): os.kill(pid, signal.SIGKILL)
-        assert 'SIGKILL' in process.stderr.read()
-    assert process.returncode == 1
+def test_launch_refuses(script, tmp_path):
+    for workers in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match='workers must be a whole number from 1'): launch('a.py', workers)
+    with pytest.raises(ValueError, match='restarts must be a whole number from 0'): launch('a.py', 1, restarts=-1)
+    with pytest.raises(ValueError, match='there is no file .*none.py'): launch(tmp_path/'none.py', 1)
+    with pytest.raises(ValueError, match='^the loss is too small$'): launch(script("raise ValueError('the loss is too small')"), 2)
 
 
-def test_checkpoint_is_whole_or_not_there(tmp_path):
-    path, model = tmp_path/'a.pt', nn.Linear(3, 1)
-    save_checkpoint(path, model, 1, HISTORY, SETTINGS)
-    assert [p.name for p in tmp_path.iterdir()] == ['a.pt']
-    before = path.read_bytes()
-    with pytest.raises(Exception): save_checkpoint(path, model, 2, HISTORY, {'lr': lambda: None})
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.pt']
-    with pytest.raises(ValueError, match='cannot write .* name a file in a folder you can write to'):
-        save_checkpoint(tmp_path/'none'/'a.pt', model, 1, HISTORY, SETTINGS)
+def test_what_ended_a_run():
+    report = 'W torchrun\n{}\n======\nx FAILED\n{}\n======\n'
+    assert _why(report.format('', 'Signal 15 (SIGTERM)\nRoot Cause\nSignal 9 (SIGKILL)')) == 'a worker was ended by Signal 9 (SIGKILL); allow restarts'
+    assert _why(report.format('[rank0]: RuntimeError: out of memory', '')) == 'out of memory'
+    assert _why('') == 'torchrun failed without a word'
 
 
-def test_damaged_checkpoint_leaves_the_model_alone(tmp_path):
-    path, model, other = tmp_path/'a.pt', nn.Linear(3, 1), nn.Linear(3, 1)
-    save_checkpoint(path, model, 1, HISTORY, SETTINGS)
-    content, weight = path.read_bytes(), other.weight.detach().clone()
-    for length in range(0, len(content), 97):
-        path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match='is damaged or not a checkpoint; delete it, or name another file'):
-            load_checkpoint(path, other, SETTINGS)
-    at = content.index(model.weight.detach().numpy().tobytes())
-    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]) # one bit of a weight
-    with pytest.raises(ValueError, match='is damaged'): load_checkpoint(path, other, SETTINGS)
-    assert_close(other.weight.detach(), weight)
+@pytest.mark.parametrize('rank, world', [('2', '2'), ('-1', '2')])
+def test_a_rank_that_cannot_be_does_not_wait(monkeypatch, rank, world):
+    for name, value in {'RANK': rank, 'WORLD_SIZE': world, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29555'}.items(): monkeypatch.setenv(name, value)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=f'rank must be from 0 to 1, got {rank}'): _join()
+    assert time.monotonic() - start < 5
+
+
+def test_a_worker_whose_others_do_not_come(monkeypatch):
+    for name, value in {'RANK': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items(): monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match='the workers cannot meet .*; is one of them missing?'): _join(seconds=1)
+
+
+# checkpoints
+
+def shuffled(dl): return BatchLoader(dl.x, dl.y, 2, shuffle=True)
+
+
+@pytest.mark.parametrize('opt_func', [None, lambda params, lr: torch.optim.SGD(params, lr, momentum=.9)])
+def test_it_goes_on_to_the_same_bits(tiny_dl, tmp_path, opt_func):
+    "Also with a memory of the optimiser and with shuffled batches."
+    kwargs, ends, histories = {'opt_func': opt_func} if opt_func else {}, [], []
+    for cuts in ([5], [2, 3]):
+        path, model = tmp_path/f'{len(cuts)}.pt', small()
+        for epochs in cuts:
+            if epochs == 3: model = small(seed=9) # another process
+            checkpoint = Checkpoint(path)
+            assert checkpoint.done == (0 if epochs != 3 else 2)
+            learner(model, shuffled(tiny_dl), Recorder(), checkpoint, **kwargs).fit(epochs, .1)
+        ends.append(model.weight)
+        histories.append(Checkpoint(path).history)
+        assert Checkpoint(path).done == 5
+    assert ends[0].equal(ends[1])
+    assert [len(column) for column in histories[0].values()] == [5, 5] and histories[0]['valid_loss'] == histories[1]['valid_loss']
+
+
+def test_a_checkpoint_is_whole_or_not_there(tiny_dl, tmp_path, monkeypatch):
+    learner(small(), tiny_dl, Checkpoint(tmp_path/'a.pt')).fit(1, .1)
+    before = (tmp_path/'a.pt').read_bytes()
+    def full(content, file):
+        file.write(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(ValueError, match='cannot write .*a.pt .No space left on device'): learner(small(), tiny_dl, Checkpoint(tmp_path/'a.pt')).fit(1, .1)
+    assert (tmp_path/'a.pt').read_bytes() == before and [o.name for o in tmp_path.iterdir()] == ['a.pt']
 
 
 class Trap:
@@ -148,192 +140,145 @@ class Trap:
 
 
 @pytest.mark.parametrize('content', [Trap(), nn.Linear(3, 1)])
-def test_checkpoint_runs_no_code(tmp_path, content, capfd):
+def test_a_checkpoint_runs_no_code(tmp_path, content, capfd):
     torch.save(content, tmp_path/'a.pt')
-    with pytest.raises(ValueError, match='is damaged or not a checkpoint'):
-        load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), SETTINGS)
+    with pytest.raises(ValueError, match='a.pt is damaged or not a checkpoint; move it away, or name another file'): Checkpoint(tmp_path/'a.pt')
     assert 'trapped' not in capfd.readouterr().out
 
 
-@pytest.mark.parametrize('content', [3, [1], {}, {'weight': torch.zeros(1, 3)},
-                                     {'weights': [], 'epoch': 1, 'history': {}, 'settings': {}},
-                                     {'weights': {'weight': 1}, 'epoch': 1, 'history': {}, 'settings': {}},
-                                     {'weights': {}, 'epoch': -3, 'history': {}, 'settings': {}},
-                                     {'weights': {}, 'epoch': 5, 'history': {'accuracy': []}, 'settings': {}}])
-def test_file_that_is_no_checkpoint(tmp_path, content):
+GOOD = {'model': {'weight': torch.zeros(1, 784), 'bias': torch.zeros(1)}, 'opt': None, 'random': torch.get_rng_state(), 'epoch': 1, 'history': {}}
+
+
+@pytest.mark.parametrize('change', [
+    {'epoch': -3}, {'epoch': '1'}, {'history': []}, {'history': {'a': [1., 2.]}}, {'model': [1]}, {'model': {'weight': 1}}, {'random': 3}, {'more': 1},
+    {'model': {'weight': torch.zeros(1).expand(10**6, 10**6), 'bias': torch.zeros(1)}}, {'model': {'weight': torch.full((1, 784), float('nan')), 'bias': torch.zeros(1)}}])
+def test_a_file_that_is_no_checkpoint(tmp_path, change):
+    torch.save(GOOD | change, tmp_path/'a.pt')
+    with pytest.raises(ValueError, match='a.pt (is not a checkpoint of mnist_sgd|has weights that)'): Checkpoint(tmp_path/'a.pt')
+
+
+@pytest.mark.parametrize('content', [3, [1], {}, {'weight': torch.zeros(1, 3)}])
+def test_something_else_in_the_file(tmp_path, content):
     torch.save(content, tmp_path/'a.pt')
-    with pytest.raises(ValueError, match='is not a checkpoint of mnist_sgd; name another file'):
-        load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), SETTINGS)
+    with pytest.raises(ValueError, match='is not a checkpoint of mnist_sgd'): Checkpoint(tmp_path/'a.pt')
 
 
-@pytest.mark.parametrize('other', [nn.Linear(4, 1), nn.Linear(3, 1, bias=False), nn.Sequential(nn.Linear(3, 1))])
-def test_checkpoint_of_another_model(tmp_path, other):
-    save_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), 1, HISTORY, SETTINGS)
+def test_half_a_file_and_a_flipped_bit(tmp_path):
+    model = torch.rand(1, 784)
+    torch.save(GOOD | {'model': {'weight': model, 'bias': torch.zeros(1)}}, tmp_path/'a.pt')
+    content = (tmp_path/'a.pt').read_bytes()
+    at = content.index(model.numpy().tobytes())
+    for damaged in (*[content[:length] for length in range(1, len(content), 997)], content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]):
+        (tmp_path/'a.pt').write_bytes(damaged)
+        with pytest.raises(ValueError, match='is damaged or not a checkpoint; move it away, or name another file'): Checkpoint(tmp_path/'a.pt')
+
+
+@pytest.mark.parametrize('other', [nn.Linear(784, 2), nn.Linear(784, 1, bias=False), nn.Sequential(nn.Linear(784, 1))])
+def test_a_checkpoint_of_another_model_changes_nothing(tiny_dl, tmp_path, other):
+    torch.save(GOOD, tmp_path/'a.pt')
     before = {name: t.clone() for name, t in other.state_dict().items()}
-    with pytest.raises(ValueError, match='is a checkpoint of another model, with'):
-        load_checkpoint(tmp_path/'a.pt', other, SETTINGS)
-    for name, t in other.state_dict().items(): assert_close(t, before[name])
+    with pytest.raises(ValueError, match='a.pt is a checkpoint of another model; name another file'): learner(other, tiny_dl, Checkpoint(tmp_path/'a.pt')).fit(1, .1)
+    assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('settings', [{'lr': .5, 'bs': 256}, {'lr': 1., 'bs': 64}])
-def test_checkpoint_of_other_settings(tmp_path, settings):
-    save_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), 1, HISTORY, SETTINGS)
-    with pytest.raises(ValueError, match='was trained with .* take the same settings, or name another file'):
-        load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), settings)
+# workers that die
+
+KILLED = START + """
+class Dies:
+    def after_epoch(self, learn):
+        if learn.epoch == 2 and workers.rank == 1 and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': os.kill(os.getpid(), signal.SIGKILL)
+workers, checkpoint = Workers(), Checkpoint(sys.argv[1])
+print('from', checkpoint.done)
+Learner((dl, dl), model, mnist_loss, opt_func=torch.optim.Adam, cbs=[workers, Recorder(), Says(), Dies(), checkpoint]).fit(5 - checkpoint.done, .01)
+"""
 
 
-def test_checkpoint_of_weights_that_are_not_finite(tmp_path):
-    model = nn.Linear(3, 1)
-    with torch.no_grad(): model.weight[0, 0] = float('nan')
-    save_checkpoint(tmp_path/'a.pt', model, 1, HISTORY, SETTINGS)
-    with pytest.raises(ValueError, match='has weights that are NaN or infinite'): load_checkpoint(tmp_path/'a.pt', nn.Linear(3, 1), SETTINGS)
+@pytest.mark.slow
+@needs_signals
+def test_a_killed_worker_is_restarted_and_ends_in_the_same_bits(script, tmp_path):
+    killed = launch(script(KILLED), 2, [tmp_path/'killed.pt'], restarts=1)
+    whole = launch(script(KILLED.replace("== '0'", "== '9'")), 2, [tmp_path/'whole.pt'])
+    assert killed.count('from 0') == 2 and len({line for line in killed if line.startswith('from')} - {'from 0'}) == 1 and set(whole) & {'from 0'}
+    died, undisturbed = (torch.load(tmp_path/name, weights_only=True) for name in ('killed.pt', 'whole.pt'))
+    assert died['epoch'] == 5 and died['history'] == undisturbed['history']
+    assert_close(died['model'], undisturbed['model'], rtol=0, atol=0)
 
 
-def test_what_ended_a_run():
-    report = 'W torchrun\n{}\n======\nx FAILED\n{}\n======\n'
-    assert _why(report.format('', 'Signal 15 (SIGTERM)\nRoot Cause\nSignal 9 (SIGKILL)'), None) == 'a worker was ended by Signal 9 (SIGKILL); allow restarts'
-    assert _why(report.format('[rank0]: RuntimeError: out of memory', ''), None) == 'torchrun failed (RuntimeError: out of memory)'
-    assert _why('mnist_sgd.many_workers: lr must be positive\n' + report, None) == 'lr must be positive'
-    assert _why('mnist_sgd.many_workers: worker 1 has lost another worker\n', None).endswith('another worker; allow restarts')
-    assert _why('bind: EADDRINUSE', 29500) == 'port 29500 is taken; name another one'
+@pytest.mark.slow
+@needs_signals
+def test_without_restarts_a_killed_worker_ends_the_run(script, tmp_path):
+    with pytest.raises(ValueError, match='SIGKILL.*; allow restarts|onnection'): launch(script(KILLED), 2, [tmp_path/'a.pt'])
 
 
-def test_several_workers_without_a_group(tiny_dl):
-    model = nn.Linear(784, 1)
-    with pytest.raises(ValueError, match='several workers need a process group'):
-        worker_epoch(model, tiny_dl, BasicOptim(model.parameters(), .1), rank=1, world=2)
+@pytest.mark.slow
+@needs_signals
+def test_workers_end_when_the_launcher_is_killed(script, tmp_path):
+    "As a notebook's kernel is, when it is restarted."
+    text = START + "workers = Workers()\nprint('process', os.getpid(), flush=True)\nLearner((dl, dl), model, mnist_loss, cbs=[workers, Says()]).fit(10**6, .01)\n"
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--nproc-per-node', '2', str(script(text))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        pids = []
+        for line in process.stdout:
+            if line.startswith('process'): pids.append(int(line.split()[1]))
+            if line.startswith('epoch 2'): break
+        process.kill()
+    for _ in range(100):
+        alive = [pid for pid in pids if os.path.exists(f'/proc/{pid}')]
+        if not alive: break
+        time.sleep(.1)
+    assert len(pids) == 2 and not alive
 
 
-def test_an_earlier_gradient_is_forgotten(tiny_dl):
-    def trained(grad):
-        torch.manual_seed(0)
-        model = nn.Linear(784, 1)
-        model.weight.grad = grad
-        worker_epoch(model, tiny_dl, BasicOptim(model.parameters(), .1))
-        return model.weight
-    assert_close(trained(torch.ones(1, 784)), trained(None), rtol=0, atol=0)
-
-
-def test_missing_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match='cannot read the checkpoint'):
-        load_checkpoint(tmp_path/'none.pt', nn.Linear(3, 1), SETTINGS)
-
-
-def test_finished_run_only_reports(tiny_dl, tmp_path, capsys):
-    model, again = nn.Linear(784, 1), nn.Linear(784, 1)
-    history = train_worker(model, tiny_dl, tiny_dl, 2, .1, tmp_path/'a.pt', progress=True)
-    before = (tmp_path/'a.pt').stat().st_mtime_ns
-    capsys.readouterr()
-    assert train_worker(again, tiny_dl, tiny_dl, 2, .1, tmp_path/'a.pt', progress=True) == history
-    assert_close(again.weight, model.weight)
-    assert (tmp_path/'a.pt').stat().st_mtime_ns == before and 'epoch 2' in capsys.readouterr().out
-    with pytest.raises(ValueError, match='has 2 epochs already, and epochs is 1; ask for more'):
-        train_worker(again, tiny_dl, tiny_dl, 1, .1, tmp_path/'a.pt')
-
-
-def test_bad_training(tiny_dl, tmp_path):
-    model = nn.Linear(784, 1)
-    with pytest.raises(ValueError, match='epochs must be a whole number from 1'):
-        train_worker(model, tiny_dl, tiny_dl, 0, 1.)
-    with pytest.raises(ValueError, match='lr must be a positive number'): train_worker(model, tiny_dl, tiny_dl, 1, 0.)
-    with pytest.raises(TypeError, match='dl must be a BatchLoader, got list'): train_worker(model, [*tiny_dl], tiny_dl, 1, 1.)
-    with pytest.raises(ValueError, match='dl must not be shuffled'):
-        train_worker(model, BatchLoader(tiny_dl.x, tiny_dl.y, 2, shuffle=True), tiny_dl, 1, 1.)
-    with pytest.raises(ValueError, match="device 'moon' cannot be used"):
-        train_worker(model, tiny_dl, tiny_dl, 1, 1., device='moon')
-    with pytest.raises(ValueError, match='epoch 1, batch 2: the loss is nan'):
-        bad = BatchLoader(tiny_dl.x.clone(), tiny_dl.y, 2)
-        bad.x[3] = float('nan')
-        train_worker(model, bad, tiny_dl, 1, 1., tmp_path/'a.pt')
-    assert not (tmp_path/'a.pt').exists()
-
-
-def test_launch_refuses(tmp_path):
-    for workers in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match='workers must be a whole number from 1'): launch(workers)
-    with pytest.raises(ValueError, match='restarts must be a whole number from 0'): launch(1, restarts=-1)
-    with pytest.raises(ValueError, match='port must be a whole number from 1'): launch(1, port='http')
-    save_checkpoint(tmp_path/'a.pt', make_model('linear'), 1, HISTORY, SETTINGS)
-    with pytest.raises(ValueError, match='^[^\n]*a.pt is a checkpoint of another model, with [^\n]*$'):
-        launch(2, 'net', epochs=3, checkpoint=tmp_path/'a.pt')
-
-
-def test_port_that_is_taken():
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        server.listen()
-        port = server.getsockname()[1]
-        with pytest.raises(ValueError, match=f'port {port} cannot be used .*; name another one'): launch(2, port=port)
-        command = [sys.executable, '-m', 'mnist_sgd.many_workers'] # what a worker says whom another launcher started
-        env = {**os.environ, 'RANK': '0', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert re.fullmatch(rf'mnist_sgd.many_workers: the workers cannot meet at 127.0.0.1:{port} .*\n', done.stderr)
-    check_port(port)
-    with pytest.raises(ValueError, match='port must be from 1 to 65535, got 70000'): check_port(70_000)
-
+# the command
 
 @pytest.mark.parametrize('words, message', [
     (['--epochs', '0'], 'epochs must be a whole number from 1, got 0'),
     (['--epochs', 'many'], "argument --epochs: invalid int value: 'many'"),
-    (['--lr', '-1'], 'lr must be a positive number, got -1.0'),
-    (['--bs', '0'], 'batch_size must be a whole number from 1, got 0'),
+    (['--lr', '0'], 'lr must be a positive number, got 0.0'),
+    (['--batch-size', '-1'], 'batch_size must be a whole number from 1, got -1'),
     (['--model', 'cnn'], "argument --model: invalid choice: 'cnn'"),
-    (['--device', 'moon'], "argument --device: invalid choice: 'moon'"),
-    (['--checkpoint', 'none/a.pt'], 'argument --checkpoint: must be a file in a folder that exists'),
-    (['--json', '.'], 'argument --json: must be a file in a folder that exists'),
-    (['--json', 'a', '--checkpoint', './a'], '--checkpoint and --json must be two files'),
-    (['--slow'], 'unrecognized arguments: --slow')])
-def test_bad_options(words, message, capsys, tmp_path, monkeypatch):
+    (['--device', 'moon'], "device 'moon' cannot be used here; try 'cpu'"),
+    (['--checkpoint', 'none/a.pt'], "argument --checkpoint: cannot be written, got 'none/a.pt'"),
+    (['--json', 'none/a.json'], "argument --json: cannot be written, got 'none/a.json'"),
+    (['--checkpoint', 'a', '--json', './a'], '--checkpoint and --json must be two files')])
+def test_a_bad_option_is_one_sentence(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv('RANK', raising=False)
-    with pytest.raises(SystemExit) as stopped: main(words)
-    lines = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and len(lines) == 1
-    assert lines[0].startswith('mnist_sgd.many_workers: ') and message in lines[0]
+    with pytest.raises(SystemExit) as e: worker_main(words)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith(f'mnist_sgd.many_workers: {message}') and err.count('\n') == 1
+    assert not list(tmp_path.iterdir())
 
 
-@needs_links
-def test_a_link_that_leads_to_itself_is_no_file(capsys, tmp_path, tiny_dl):
-    (tmp_path/'loop').symlink_to('loop')
-    with pytest.raises(SystemExit): main(['--checkpoint', str(tmp_path/'loop')])
-    assert 'argument --checkpoint: must be a file in a folder that exists' in capsys.readouterr().err
-    with pytest.raises(ValueError, match='cannot write .*loop: it exists and is not a file'):
-        train_worker(nn.Linear(784, 1), tiny_dl, tiny_dl, 1, .1, tmp_path/'loop')
-    assert (tmp_path/'loop').is_symlink()
+def test_another_rank_keeps_quiet(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setattr('mnist_sgd.run.sleep', waited.append)
+    with pytest.raises(SystemExit) as e: worker_main(['--epochs', '0'])
+    assert e.value.code == 2 and waited == [5] and capsys.readouterr().err == ''
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
-def test_no_gpu(capsys):
-    with pytest.raises(SystemExit): main(['--device', 'cuda'])
-    assert "device 'cuda' cannot be used here; try 'cpu'" in capsys.readouterr().err
+def test_one_worker_without_torchrun(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker_main(['--epochs', '2', '--lr', '.5', '--batch-size', '512', '--checkpoint', 'a.pt', '--json', 'a.json'])
+    result = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))
+    accuracies = result['history']['batch_accuracy']
+    assert (result['model'], result['workers'], result['lr'], result['batch_size'], len(accuracies)) == ('linear', 1, .5, 512, 2)
+    assert f'epoch 2: accuracy {accuracies[1]:.4f}' in capsys.readouterr().out and accuracies[1] > .4
+    worker_main(['--epochs', '2', '--checkpoint', 'a.pt', '--json', 'b.json']) # all is done: it only reports
+    assert json.loads((tmp_path/'b.json').read_text(encoding='utf-8'))['history'] == result['history']
+    assert 'epoch' not in capsys.readouterr().out
+    with pytest.raises(SystemExit): worker_main(['--epochs', '1', '--checkpoint', 'a.pt'])
+    assert 'a.pt has 2 epochs already, and epochs is 1; ask for more' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('words, status', [(['--epochs', '1'], 0), (['--help'], 0), (['--epochs', '0'], 2)])
-def test_a_worker_leaves_at_once(words, status):
-    "Python is not taken down first: gloo's threads can crash it meanwhile, when the work is done."
-    code = ("import atexit, runpy, sys; atexit.register(print, 'taken down'); sys.argv[1:] = " + repr(words) +
-            "; runpy.run_module('mnist_sgd.many_workers', run_name='__main__')")
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == status and 'taken down' not in done.stdout
-    assert ('epochs must be a whole number from 1' in done.stderr) if status else done.stdout
-
-
-def test_one_worker_without_torchrun(dl, valid_dl, capsys, tmp_path):
-    main(['--epochs', '1', '--lr', '.5', '--bs', '512', '--json', str(tmp_path/'r.json')])
-    model = make_model('linear')
-    big = BatchLoader(dl.x, dl.y, 512)
-    big_valid = BatchLoader(valid_dl.x, valid_dl.y, 512)
-    expected = train_model(model, big, big_valid, BasicOptim(model.parameters(), .5), 1, progress=False)
-    result = json.loads((tmp_path/'r.json').read_text(encoding='utf-8'))
-    assert result['history']['accuracy'] == [round(accuracy, 4) for accuracy in expected['accuracy']]
-    assert (result['model'], result['workers'], result['lr'], result['bs']) == ('linear', 1, .5, 512)
-    assert f"epoch 1: accuracy {expected['accuracy'][0]:.4f}" in capsys.readouterr().out
-
-
-def test_models():
-    assert [sum(p.numel() for p in make_model(name).parameters()) for name in ('linear', 'net')] == [785, 23_581]
-    with pytest.raises(ValueError, match="model must be one of linear, net, got 'cnn'"): make_model('cnn')
+@pytest.mark.slow
+def test_the_module_is_a_command(tmp_path):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--nproc-per-node', '2',
+               '-m', 'mnist_sgd.many_workers', '--epochs', '1', '--model', 'net', '--json', str(tmp_path/'a.json')]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and len(re.findall(r'^epoch 1: accuracy 0\.\d{4}$', done.stdout, re.M)) == 1, done.stderr
+    result = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))
+    assert (result['workers'], result['lr'], result['model']) == (2, .1, 'net')
 
 
 def test_plan():
@@ -343,5 +288,5 @@ def test_plan():
     assert step_seconds(1_000, 1, 2., 1., 1.) == 2
     with pytest.raises(ValueError, match='workers must be a whole number from 1, got 0'): step_bytes(785, 0)
     with pytest.raises(ValueError, match='parameters must be a whole number from 1'): step_bytes(.5, 2)
-    for bad in ((0, 1., 0), (1., 0, 0), (1., 1., -1)):
-        with pytest.raises(ValueError, match='compute and bandwidth must be positive'): step_seconds(785, 2, *bad)
+    for bad, name in ((0, 1.), 'compute'), ((1., 0), 'bandwidth'):
+        with pytest.raises(ValueError, match=f'{name} must be a positive number'): step_seconds(785, 2, *bad, 0)
