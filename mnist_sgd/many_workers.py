@@ -21,14 +21,15 @@ import torch
 import torch.distributed as dist
 
 from .checks import Count, Rate, Whole, checked
+from .learner_from_scratch import set_lr
 from .storage import write_file
 
 def _why(errors):
     "One sentence from what a failed run printed."
+    killed = re.search(r'Signal \d+ \(\w+\)', errors.partition('Root Cause')[2])
+    if killed: return f"a worker was ended by {killed[0]}; allow restarts"
     raised = re.findall(r'^(?:\[rank\d+\]: *)?(?:\w+\.)*\w*(?:Error|Exception): (.+)', errors, re.M)
-    if raised: return raised[0]
-    killed = re.findall(r'Signal \d+ \(\w+\)', errors) # the root cause comes last
-    return f"a worker was ended by {killed[-1]}; allow restarts" if killed else "torchrun failed without a word"
+    return raised[-1] if raised else "torchrun failed without a word"
 
 # %% ../nbs/10_many_workers.ipynb #9cae7a1c
 @checked
@@ -48,39 +49,54 @@ def launch(
 
 # %% ../nbs/10_many_workers.ipynb #4550f7a9
 def _watch():
-    "End this process when the one that started it is gone."
+    "End this process when torchrun, which has started it, is gone."
     parent = os.getppid()
     def look():
         while os.getppid() == parent: sleep(1)
         os._exit(1)
     Thread(target=look, daemon=True).start()
 
-def _join(seconds=60):
-    "Meet the workers that torchrun has started with this one. Raises ValueError if they do not come."
-    if dist.is_initialized() or 'RANK' not in os.environ: return
-    rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+def _join(rank, world, seconds=600):
+    "Meet the other workers. Raises ValueError if they do not come."
     if not 0 <= rank < world: raise ValueError(f"rank must be from 0 to {world - 1}, got {rank}")
-    _watch()
+    if dist.is_initialized(): return
     limit = timedelta(seconds=seconds)
     try:
-        store, rank, world = next(dist.rendezvous('env://', timeout=limit))
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() and dist.is_nccl_available() else 'gloo'
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
+        store, *_ = next(dist.rendezvous('env://', timeout=limit))
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store) # counted on one machine
+        dist.init_process_group('gloo', store=store, rank=rank, world_size=world, timeout=limit)
     except dist.DistError as e: raise ValueError(f"the workers cannot meet ({str(e).splitlines()[0]}); is one of them missing?") from e
     atexit.register(dist.destroy_process_group) # else gloo's threads can crash Python when it ends
+    if 'TORCHELASTIC_RUN_ID' in os.environ: _watch()
+
+def _must_agree(number, what):
+    "Raise ValueError unless all workers have the same number."
+    both = torch.tensor([number, -number])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    if both.sum(): raise ValueError(f"the workers have different {what}; can all read the checkpoint?")
 
 # %% ../nbs/10_many_workers.ipynb #1bc93aeb
 class Workers:
-    "A callback: train as one of the workers that torchrun has started, or alone. All end with the same weights."
-    rank, world = 0, 1 # of this worker, and how many there are; known once a fit has begun
+    """A callback: train as one of the workers that torchrun has started, or alone. All get the same weights.
+
+    For models that look at each image by itself (no BatchNorm, no dropout), and losses that are a mean over images.
+    """
+    def __init__(self): self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
     def before_fit(self, learn):
-        "Meet the others, and take the weights of rank 0. Raises ValueError if they do not come."
-        _join()
-        if not dist.is_initialized(): return
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        for weights in learn.model.state_dict().values(): dist.broadcast(weights, 0)
+        "Meet the others, and take the weights of rank 0. Raises ValueError: they do not come, they do something else, BatchNorm."
+        if self.world == 1: return
+        if [*learn.model.buffers()]: raise ValueError("workers cannot share a model with buffers, such as BatchNorm's: each would have its own")
+        _join(self.rank, self.world)
+        _must_agree(learn.epochs, 'epochs to train')
+        for weights in learn.model.parameters(): dist.broadcast(weights.data, 0)
+
+    def before_epoch(self, learn):
+        "Draw what rank 0 draws, so that all shuffle alike."
+        if self.world == 1: return
+        state = torch.get_rng_state()
+        dist.broadcast(state, 0)
+        torch.set_rng_state(state)
 
     def before_batch(self, learn):
         "In training take this worker's share of the images. Raises ValueError: fewer images than workers."
@@ -92,7 +108,9 @@ class Workers:
     def after_backward(self, learn):
         "Add up the gradients and the losses of all workers, each weighted with its share of the images."
         if self.world == 1: return
-        sums = [*[p.grad for p in learn.model.parameters() if p.grad is not None], learn.loss.detach()]
+        params = [p for p in learn.model.parameters() if p.requires_grad]
+        for p in params: p.grad = torch.zeros_like(p) if p.grad is None else p.grad # another worker may have one
+        sums = [*[p.grad for p in params], learn.loss.detach()]
         flat = torch.cat([t.flatten() for t in sums])*(len(learn.xb)/self.images)
         dist.all_reduce(flat)
         for t, part in zip(sums, flat.split([t.numel() for t in sums])): t.copy_(part.view_as(t))
@@ -119,23 +137,25 @@ def _read_checkpoint(path):
 
 # %% ../nbs/10_many_workers.ipynb #d22b58d9
 class Checkpoint:
-    "A callback, told after those that log: save after each epoch, and go on from the file if it is there."
+    "A callback, told after those that log: save after each epoch, and go on from the file if it is there. (A running mean, such as Recorder's, begins anew.)"
     @checked
     def __init__(self,
         path:str|Path, # the file
     ): # raises ValueError: damaged file
         self.path = Path(path)
-        self.saved = _read_checkpoint(self.path) if self.path.exists() else {'epoch': 0, 'history': {}}
-        self.done, self.history = self.saved['epoch'], self.saved['history'] # epochs trained so far, and what they logged
+        self.saved = _read_checkpoint(self.path) if self.path.exists() else None
+        self.done, self.history = (self.saved['epoch'], self.saved['history']) if self.saved else (0, {}) # epochs so far, and what they logged
 
     def before_fit(self, learn):
         "Give model, optimiser and random numbers the state that was saved. Raises ValueError: another model."
-        if not self.done: return
-        theirs, ours = ({name: t.shape for name,t in weights.items()} for weights in (self.saved['model'], learn.model.state_dict()))
+        saved, self.saved = self.saved, None # once: a second fit goes on from where it is
+        if not saved: return
+        theirs, ours = ({name: t.shape for name,t in weights.items()} for weights in (saved['model'], learn.model.state_dict()))
         if theirs != ours: raise ValueError(f"{self.path} is a checkpoint of another model; name another file")
-        learn.model.load_state_dict(self.saved['model'])
-        if self.saved['opt']: learn.opt.load_state_dict(self.saved['opt'])
-        torch.set_rng_state(self.saved['random'])
+        learn.model.load_state_dict(saved['model'])
+        if saved['opt']: learn.opt.load_state_dict(saved['opt'])
+        set_lr(learn.opt, learn.lr)
+        torch.set_rng_state(saved['random'])
 
     def after_epoch(self, learn):
         "Let rank 0 save. Raises ValueError where it cannot."

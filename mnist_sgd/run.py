@@ -380,9 +380,7 @@ _MODELS = {'linear': ('fastai_sgd', 20, 1.), 'net': ('neural_net', 40, .1)} # wh
 class _WorkerParser(argparse.ArgumentParser):
     "Rank 0 says what is wrong. The others wait before they leave, since torchrun ends all workers as soon as one has failed."
     def exit(self, status=0, message=None):
-        if status and os.environ.get('RANK', '0') != '0':
-            sleep(5)
-            message = None
+        if status and os.environ.get('RANK', '0') != '0': sleep(5)
         super().exit(status, message)
     def error(self, message): self.exit(2, f'{self.prog}: {message}\n')
 

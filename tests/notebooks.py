@@ -121,11 +121,7 @@ def run_notebook(nb, folder):
     env = {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'} | {'OMP_NUM_THREADS': '1'}
     client = NotebookClient(nb, timeout=600, kernel_name='python3', extra_arguments=['--log-level=ERROR'],
                             resources={'metadata': {'path': str(folder)}})
-    try: client.execute(env=env)
-    except CellExecutionError as e:
-        # torchrun has failed to go on after the killed worker, once in some thirty runs, and nobody knows yet why
-        if 'run_and_kill' not in str(e): raise
-        client.execute(env=env)
+    client.execute(env=env)
 
 
 def changes(path, slow_too=False):
