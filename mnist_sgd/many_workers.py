@@ -63,7 +63,8 @@ def _join(rank, world, seconds=600):
     limit = timedelta(seconds=seconds)
     try:
         store, *_ = next(dist.rendezvous('env://', timeout=limit))
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store) # counted on one machine
+        if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True': # else each start has a store of its own
+            store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store) # counted on one machine
         dist.init_process_group('gloo', store=store, rank=rank, world_size=world, timeout=limit)
     except dist.DistError as e: raise ValueError(f"the workers cannot meet ({str(e).splitlines()[0]}); is one of them missing?") from e
     atexit.register(dist.destroy_process_group) # else gloo's threads can crash Python when it ends
