@@ -14,6 +14,7 @@ import sys
 import zipfile
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from time import sleep
 
@@ -38,14 +39,15 @@ def launch(
     workers:Count, # how many processes
     words:list|tuple=(), # for its sys.argv
     restarts:Whole=0, # how often all may be started again after one has died
-)->list[str]: # the lines that they printed
+)->list[str]: # the lines that they printed, rank by rank
     "Run a script in several processes of this machine, with torchrun. Raises ValueError: no script, what ended a worker."
     if not Path(script).is_file(): raise ValueError(f"there is no file {script}")
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1',
-               '--nproc-per-node', workers, '--max-restarts', restarts, script, *words]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
-    if done.returncode: raise ValueError(_why(done.stderr))
-    return done.stdout.splitlines()
+    with TemporaryDirectory() as logs:
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--log-dir', logs, '--redirects', 1,
+                   '--nproc-per-node', workers, '--max-restarts', restarts, script, *words]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        if done.returncode: raise ValueError(_why(done.stderr))
+        return [line for log in sorted(Path(logs).rglob('stdout.log')) for line in log.read_text('utf-8').splitlines()]
 
 # %% ../nbs/10_many_workers.ipynb #4550f7a9
 def _watch():

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from fastai.data.load import DataLoader
+from machines import finished, limit_rate, node, two_machines
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader
@@ -19,6 +20,7 @@ from mnist_sgd.all_digits import cross_entropy, digit_accuracy, load_all
 from mnist_sgd.basic_optim import BasicOptim, train_epoch as optim_epoch
 from mnist_sgd.data import load_pair, mnist_sample
 from mnist_sgd.linear_model import BatchLoader, init_params, label_pair, linear1, mnist_loss, train_epoch, validate_epoch
+from mnist_sgd.many_workers import step_seconds
 from mnist_sgd.replay import find_weights, skip_draws
 from mnist_sgd.run import climb
 from mnist_sgd.speed import fast_digits_epoch, fast_epoch
@@ -259,6 +261,45 @@ def bench_run():
     report('peak memory of mnist_sgd_run', f'{gigabytes:.2f} GB', '1 GB', gigabytes < 1)
 
 
+STEPS = """
+import sys, time, torch, torch.distributed as dist
+from mnist_sgd import *
+def seconds(do, times):
+    start = time.perf_counter()
+    for _ in range(times): do()
+    return (time.perf_counter() - start)/times
+x, y = label_pair(*load_pair(3, 7))
+dl, few = BatchLoader(x[:4096], y[:4096]), BatchLoader(x[:8], y[:8])
+torch.manual_seed(0)
+learn = Learner((dl, few), make_net(784, 400, 1), log_loss, cbs=[workers := Workers()])
+learn.fit(1, .01)
+step = seconds(lambda: learn.fit(1, .01), 3)/len(dl)
+latency = seconds(lambda: dist.all_reduce(torch.zeros(1)), 300)/2 if workers.world > 1 else 0.
+if workers.rank == 0: print(step, latency)
+"""
+
+
+def bench_two_machines():
+    "A step of a net with 314,401 parameters on one machine and on two, and what `step_seconds` plans for the network's rate."
+    try:
+        with two_machines(), tempfile.TemporaryDirectory() as folder:
+            script = Path(folder)/'steps.py'
+            script.write_text(STEPS, encoding='utf-8')
+
+            def measure(*which, nodes):
+                printed = ''.join(finished(*[node(i, script, nodes=nodes) for i in which]))
+                return map(float, printed.split())
+
+            alone, _ = measure(0, nodes='1')
+            print(f'a step of one machine: {1000*alone:.1f} ms')
+            for rate, bits in ((None, None), ('1gbit', 1e9), ('100mbit', 1e8)):
+                limit_rate(rate)
+                step, latency = measure(0, 1, nodes='2')
+                plan = f'; planned: {1000*step_seconds(314_401, 2, alone, bits/8, latency):.1f} ms' if bits else ''
+                print(f'a step of two machines, {rate or "no limit"}: {1000*step:.1f} ms, a round {1e6*latency:.0f} microseconds{plan}', flush=True)
+    except OSError as e: print(f'two machines are not measured: {e}')
+
+
 if __name__ == '__main__':
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads')
     bench_data()
@@ -268,5 +309,6 @@ if __name__ == '__main__':
     bench_fused_digits()
     bench_digits()
     bench_search()
+    bench_two_machines()
     bench_import()
     bench_run()

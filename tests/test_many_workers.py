@@ -115,6 +115,12 @@ def test_two_workers_shuffle_alike_and_use_different_parts(script, tmp_path):
     assert_close(ends[0][0], alone.state_dict(), rtol=1e-4, atol=1e-5)
 
 
+def test_lines_come_rank_by_rank_and_whole(script):
+    "All write at once, and Python writes a line and its end apart."
+    lines = launch(script("import os\nfor i in range(300): print('rank', os.environ['RANK'], 'says', i)"), 3)
+    assert lines == [f'rank {rank} says {i}' for rank in range(3) for i in range(300)]
+
+
 def test_launch_refuses(script, tmp_path):
     for workers in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match='workers must be a whole number from 1'): launch('a.py', workers)

@@ -1,62 +1,26 @@
-"""Two machines, as two network namespaces of this one with an address each, and a cable (veth) between them.
-
-They need root and iproute2. Where namespaces are not permitted the tests are left out, with a message.
-"""
-import os, shutil, signal, subprocess, sys, time
+"Two machines: see machines.py. Where they cannot be made the tests are left out, with a message."
+import os, signal
 
 import pytest
 import torch
+from machines import finished, node, sent, two_machines
 from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.learner_from_scratch import Learner, Metrics
-from mnist_sgd.linear_model import BatchLoader, batch_accuracy, label_pair, mnist_loss
+from mnist_sgd.linear_model import batch_accuracy, mnist_loss
 from mnist_sgd.many_workers import step_bytes
 from mnist_sgd.neural_net import make_net
 from mnist_sgd.replay import replay_state
 
 pytestmark = pytest.mark.slow
-NAMES = [f'mnist-sgd-{os.getpid()}-{i}' for i in (0, 1)]
-CABLE = [f'ms{os.getpid() % 10**6}-{i}' for i in (0, 1)] # at most 15 letters
-ADDRESS = '10.77.0.1', '10.77.0.2'
-
-
-def ip(*words): subprocess.run(['ip', *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope='module')
 def machines():
-    if not shutil.which('ip'): pytest.skip('iproute2 is not installed')
     try:
-        for name in NAMES: ip('netns', 'add', name)
-        ip('link', 'add', CABLE[0], 'netns', NAMES[0], 'type', 'veth', 'peer', CABLE[1], 'netns', NAMES[1])
-        for name, end, address in zip(NAMES, CABLE, ADDRESS):
-            ip('-n', name, 'addr', 'add', f'{address}/24', 'dev', end)
-            for link in (end, 'lo'): ip('-n', name, 'link', 'set', link, 'up')
-        yield
-    except subprocess.CalledProcessError as e: pytest.skip(f'namespaces are not permitted here ({e.stderr.decode().strip()})')
-    finally:
-        for name in NAMES: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
-
-
-def node(i, script, *words, nodes='2', restarts=3):
-    "torchrun on one machine; the first one hosts the rendezvous."
-    command = ['ip', 'netns', 'exec', NAMES[i], sys.executable, '-m', 'torch.distributed.run', '--nnodes', nodes, '--nproc-per-node', '1',
-               '--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{ADDRESS[0]}:29400', '--rdzv-id', 'test', '--rdzv-conf', 'last_call_timeout=5,timeout=60',
-               '--local-addr', ADDRESS[i], '--max-restarts', str(restarts), str(script), *map(str, words)]
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'GLOO_SOCKET_IFNAME': CABLE[i], 'TORCH_DISABLE_SHARE_RDZV_TCP_STORE': '1'}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
-
-
-def sent(i):
-    "Bytes that a machine has sent over the cable."
-    return int(subprocess.check_output(['ip', 'netns', 'exec', NAMES[i], 'cat', f'/sys/class/net/{CABLE[i]}/statistics/tx_bytes']))
-
-
-def finished(*nodes, seconds=300):
-    for process in nodes:
-        out, err = process.communicate(timeout=seconds)
-        assert process.returncode == 0, err[-2000:]
+        with two_machines(): yield
+    except OSError as e: pytest.skip(str(e))
 
 
 SCRIPT = """
@@ -76,36 +40,56 @@ if checkpoint.done < 12: Learner(dls, model, mnist_loss, cbs=[Workers(), Metrics
 
 @pytest.fixture(scope='module')
 def alone(dl, valid_dl):
+    "The weights and the accuracies of one process."
     replay_state('fastai_sgd')
     model = nn.Linear(784, 1)
     return model.state_dict(), Learner((dl, valid_dl), model, mnist_loss, cbs=[Metrics(batch_accuracy)]).fit(12, 1.)['batch_accuracy']
 
 
-@pytest.fixture
-def script(tmp_path):
-    (tmp_path/'script.py').write_text(SCRIPT, encoding='utf-8')
-    return tmp_path/'script.py'
+@pytest.fixture(scope='module')
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp('two')/'script.py'
+    path.write_text(SCRIPT, encoding='utf-8')
+    return path
 
 
-def test_two_machines_train_as_one(machines, alone, script, tmp_path):
-    finished(*[node(i, script, tmp_path/'a.pt', 0) for i in (0, 1)])
-    saved = torch.load(tmp_path/'a.pt', weights_only=True)
-    assert saved['history']['batch_accuracy'] == pytest.approx(alone[1], abs=6e-4)
-    assert_close(saved['model'], alone[0], rtol=1e-4, atol=1e-4)
+@pytest.fixture(scope='module')
+def undisturbed(machines, script, tmp_path_factory):
+    "The checkpoint of two machines that nothing happens to."
+    path = tmp_path_factory.mktemp('undisturbed')/'a.pt'
+    finished(*[node(i, script, path, 0) for i in (0, 1)])
+    return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize('again, nodes', [(True, '2'), (False, '1:2')])
-def test_a_machine_is_lost(machines, alone, script, tmp_path, again, nodes):
-    "The one that does not host the rendezvous: started again it rejoins; without it the other goes on, if that is allowed."
-    first, second = (node(i, script, tmp_path/'a.pt', 1, nodes=nodes) for i in (0, 1))
+def test_two_machines_train_as_one(alone, undisturbed):
+    assert undisturbed['history']['batch_accuracy'] == pytest.approx(alone[1], abs=6e-4)
+    assert_close(undisturbed['model'], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def lose_one(script, path, again, nodes):
+    "What is saved after 12 epochs; the machine that does not host the rendezvous was lost in the third, and perhaps started again."
+    first, second = (node(i, script, path, 1, nodes=nodes) for i in (0, 1))
     for line in second.stdout:
         if line.startswith('epoch 3'): break
     os.killpg(second.pid, signal.SIGKILL) # all of it
     second.wait()
-    rest = [node(1, script, tmp_path/'a.pt', 1, nodes=nodes)] if again else []
+    assert 3 <= torch.load(path, weights_only=True)['epoch'] < 12
+    rest = [node(1, script, path, 1, nodes=nodes)] if again else []
     finished(first, *rest)
-    saved = torch.load(tmp_path/'a.pt', weights_only=True)
-    assert saved['epoch'] == 12 and saved['history']['batch_accuracy'] == pytest.approx(alone[1], abs=6e-4)
+    saved = torch.load(path, weights_only=True)
+    assert saved['epoch'] == 12
+    return saved
+
+
+def test_a_lost_machine_is_started_again(undisturbed, script, tmp_path):
+    saved = lose_one(script, tmp_path/'a.pt', True, '2')
+    assert saved['history'] == undisturbed['history']
+    assert_close(saved['model'], undisturbed['model'], rtol=0, atol=0) # the same bits
+
+
+def test_the_other_goes_on_alone(alone, machines, script, tmp_path):
+    saved = lose_one(script, tmp_path/'a.pt', False, '1:2')
+    assert saved['history']['batch_accuracy'] == pytest.approx(alone[1], abs=6e-4)
     assert_close(saved['model'], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -121,7 +105,7 @@ Learner((dl, dl), model, mnist_loss, cbs=[Workers()]).fit(int(sys.argv[2]), .01)
 
 
 @pytest.mark.parametrize('width', [1, 400])
-def test_the_network_carries_what_the_formula_says(machines, tmp_path, width, record_property):
+def test_the_network_carries_what_the_formula_says(machines, tmp_path, width):
     "Per step, from the counters of the cable: the difference of a long and a short training."
     (tmp_path/'traffic.py').write_text(TRAFFIC, encoding='utf-8')
     counted = []
@@ -131,6 +115,6 @@ def test_the_network_carries_what_the_formula_says(machines, tmp_path, width, re
         counted.append(sent(0) - before)
     parameters = 785 if width == 1 else sum(p.numel() for p in make_net(784, width, 1).parameters())
     measured, formula = (counted[1] - counted[0])/80, step_bytes(parameters, 2)
-    record_property('count', f'{parameters:,} parameters: {measured:,.0f} bytes a step over the cable, {formula:,.0f} by the formula')
+    print(f'{parameters:,} parameters: {measured:,.0f} bytes a step over the cable, {formula:,.0f} by the formula')
     if width > 1: assert abs(measured/formula - 1) < .2
-    else: assert measured > formula # headers weigh as much
+    else: assert formula < measured < 2*formula # headers weigh as much
