@@ -134,7 +134,8 @@ QUESTIONS = {
         'trap': (False, True),
         'same_after_death': (True, False),
         'thousand_machines': (2, 500),
-        'best_of_many': (1, 64)}}
+        'best_of_many': (1, 64),
+        'step_of_two': (104, 10)}}
 
 BODIES = {
     '00_data': {},
