@@ -33,7 +33,7 @@ def limit_rate(rate):
     "No more than this goes through the cable, each way: '1gbit', '100mbit'; None for no limit."
     for name, end in zip(NAMES, CABLE):
         where = 'tc', '-n', name, 'qdisc'
-        if rate: _do(*where, 'replace', 'dev', end, 'root', 'tbf', 'rate', rate, 'burst', '256kb', 'latency', '400ms')
+        if rate: _do(*where, 'replace', 'dev', end, 'root', 'tbf', 'rate', rate, 'burst', '32kb', 'latency', '400ms')
         else: subprocess.run([*where, 'del', 'dev', end, 'root'], capture_output=True)
 
 

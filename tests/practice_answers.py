@@ -126,13 +126,13 @@ QUESTIONS = {
         'reads_per_pixel': (2, 1),
         'nan_weights': (0, 784)},
     '10_many_workers': {
-        'mean_of_halves': (False, True),
+        'mean_of_halves': (True, False),
         'sum_of_ranks': (6, 4),
         'same_bits': (False, True),
         'three_shares': ((86, 85, 85), (85, 85, 85)),
         'three_and_one': (3, 4),
-        'trap': (False, True),
         'same_after_death': (True, False),
+        'ring_sends': (1200, 2400),
         'thousand_machines': (2, 500),
         'best_of_many': (1, 64),
         'step_of_two': (104, 10)}}

@@ -201,6 +201,13 @@ def test_a_loss_that_is_not_finite_changes_nothing(epoch, params, pixel, lr):
     assert_close(list(some), before, rtol=0, atol=0)
 
 
+def test_a_bias_that_is_not_finite_changes_nothing():
+    "The probabilities of one image are 1 and 0; its digit is the other one, so both biases take a large step."
+    x, y, weights, bias = torch.zeros(1, 784), torch.tensor([1]), torch.zeros(2, 784), torch.tensor([3.1e38, 3e38])
+    with pytest.raises(ValueError, match='the loss is .*: try a learning rate'): fast_digits_epoch(x, y, weights, bias, lr=3e38)
+    assert_close(bias, torch.tensor([3.1e38, 3e38]), rtol=0, atol=0)
+
+
 def test_without_numba_a_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'numba', None)
     with pytest.raises(ImportError, match=r"^this needs numba: pip install 'mnist_sgd\[speed\]'$"): _jit(lambda: 1)()
