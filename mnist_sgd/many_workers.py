@@ -102,7 +102,7 @@ class _Meets:
 
 # %% ../nbs/10_many_workers.ipynb #1bc93aeb
 class Workers(_Meets):
-    """A callback: train as one of the workers that torchrun has started, or alone.
+    """A callback: train as worker number `rank` of `world`, which torchrun or `launch` has started, or alone.
 
     For models that look at each image by itself (no BatchNorm, no dropout),
     and losses that are a mean over images.
@@ -150,11 +150,15 @@ def _read_checkpoint(path):
 
 # %% ../nbs/10_many_workers.ipynb #d22b58d9
 class Checkpoint:
-    "A callback, told after those that log: it saves after each epoch, and goes on from the file if there is one. (A running mean, such as Recorder's, begins anew.)"
+    """A callback, in `cbs` after those that log: it saves after each epoch, and goes on from the file if there is one.
+
+    `done` epochs are in the file: `learn.fit(20 - checkpoint.done)`. (A running mean, such as Recorder's, begins anew.)
+    Raises ValueError: damaged file.
+    """
     @checked
     def __init__(self,
         path:str|Path, # the file
-    ): # raises ValueError: damaged file
+    ):
         self.path = Path(path)
         self.saved = _read_checkpoint(self.path) if self.path.exists() else None
         self.done, self.history = (self.saved['epoch'], self.saved['history']) if self.saved else (0, {}) # epochs so far, and what they logged
