@@ -221,6 +221,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mnist_sgd/many_workers.py'),
                                         'mnist_sgd.many_workers._Meets.before_fit': ( 'many_workers.html#_meets.before_fit',
                                                                                       'mnist_sgd/many_workers.py'),
+                                        'mnist_sgd.many_workers._add_up': ('many_workers.html#_add_up', 'mnist_sgd/many_workers.py'),
                                         'mnist_sgd.many_workers._is_checkpoint': ( 'many_workers.html#_is_checkpoint',
                                                                                    'mnist_sgd/many_workers.py'),
                                         'mnist_sgd.many_workers._is_tensor': ('many_workers.html#_is_tensor', 'mnist_sgd/many_workers.py'),

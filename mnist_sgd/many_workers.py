@@ -81,6 +81,12 @@ def _must_agree(number, what):
     dist.all_reduce(both, dist.ReduceOp.MAX)
     if both.sum(): raise ValueError(f"the workers have different {what}; can all read the checkpoint?")
 
+def _add_up(tensors, share):
+    "Replace each tensor by the sum of `share` times that tensor over all workers, in one message."
+    flat = torch.cat([t.flatten() for t in tensors])*share
+    dist.all_reduce(flat)
+    for t, part in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
+
 class _Meets:
     "The start of `Workers`."
     def __init__(self): self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
@@ -120,10 +126,7 @@ class Workers(_Meets):
         if self.world == 1: return
         params = [p for p in learn.model.parameters() if p.requires_grad]
         for p in params: p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        sums = [*[p.grad for p in params], learn.loss.detach()]
-        flat = torch.cat([t.flatten() for t in sums])*(len(learn.xb)/self.images) # all in one message
-        dist.all_reduce(flat)
-        for t, part in zip(sums, flat.split([t.numel() for t in sums])): t.copy_(part.view_as(t))
+        _add_up([*[p.grad for p in params], learn.loss.detach()], len(learn.xb)/self.images)
 
 # %% ../nbs/10_many_workers.ipynb #069244f4
 def _is_tensor(t): return isinstance(t, torch.Tensor) and t.numel()*t.element_size() <= t.untyped_storage().nbytes() # no few numbers that pose as many
