@@ -2,7 +2,7 @@
 
 They need root and iproute2.
 """
-import os, shutil, subprocess, sys
+import os, shutil, signal, subprocess, sys
 from contextlib import contextmanager
 
 NAMES = [f'mnist-sgd-{os.getpid()}-{i}' for i in (0, 1)]
@@ -13,18 +13,22 @@ ADDRESS = '10.77.0.1', '10.77.0.2'
 def _do(*words): return subprocess.run(words, check=True, capture_output=True)
 
 
+def _connect():
+    for name in NAMES: _do('ip', 'netns', 'add', name)
+    _do('ip', 'link', 'add', CABLE[0], 'netns', NAMES[0], 'type', 'veth', 'peer', CABLE[1], 'netns', NAMES[1])
+    for name, end, address in zip(NAMES, CABLE, ADDRESS):
+        _do('ip', '-n', name, 'addr', 'add', f'{address}/24', 'dev', end)
+        for link in (end, 'lo'): _do('ip', '-n', name, 'link', 'set', link, 'up')
+
+
 @contextmanager
 def two_machines():
     "Made, and removed at the end. Raises OSError where that is not permitted."
     if not shutil.which('ip'): raise OSError('iproute2 is not installed')
     try:
-        for name in NAMES: _do('ip', 'netns', 'add', name)
-        _do('ip', 'link', 'add', CABLE[0], 'netns', NAMES[0], 'type', 'veth', 'peer', CABLE[1], 'netns', NAMES[1])
-        for name, end, address in zip(NAMES, CABLE, ADDRESS):
-            _do('ip', '-n', name, 'addr', 'add', f'{address}/24', 'dev', end)
-            for link in (end, 'lo'): _do('ip', '-n', name, 'link', 'set', link, 'up')
+        try: _connect()
+        except subprocess.CalledProcessError as e: raise OSError(f'namespaces are not permitted here ({e.stderr.decode().strip()})') from e
         yield
-    except subprocess.CalledProcessError as e: raise OSError(f'namespaces are not permitted here ({e.stderr.decode().strip()})') from e
     finally:
         for name in NAMES: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
 
@@ -52,11 +56,21 @@ def node(i, script, *words, nodes='2', restarts=3):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
 
 
+def kill(process):
+    "A node, with its workers."
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def finished(*nodes, seconds=300):
-    "What each printed. Raises RuntimeError if one failed."
+    "What each printed. Raises RuntimeError if one failed; then none of them goes on."
     printed = []
-    for process in nodes:
-        out, err = process.communicate(timeout=seconds)
-        if process.returncode: raise RuntimeError(err[-2000:])
-        printed.append(out)
+    try:
+        for process in nodes:
+            out, err = process.communicate(timeout=seconds)
+            if process.returncode: raise RuntimeError(err[-2000:])
+            printed.append(out)
+    finally:
+        for process in nodes:
+            if process.poll() is None: kill(process)
     return printed

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = 'test_notebooks.py', 'test_packaging.py', 'test_faults.py', 'test_mutants.py' # they compare sources, build wheels, or kill processes
 SLOW = ( # tests that take long for the few lines that they alone cover, most of them because they start processes
     'test_killed_half_way', 'test_eight_processes', 'test_what_a_killed_writer', 'test_launch_refuses', 'test_three_workers_train',
-    'test_a_worker_leaves', 'test_port_that', 'test_two_runs_agree', 'test_seed_changes', 'test_without_fastai', 'test_command_exits_with_2',
+    'test_two_runs_agree', 'test_seed_changes', 'test_without_fastai', 'test_command_exits_with_2',
     'test_no_backend', 'test_a_link_stays', 'test_shuffled_net_is', 'test_table_is_the_published', 'test_repaired_line', 'test_files_equal_tensors',
     'test_misprints_to_mend', 'test_imports_point', 'test_steps_before_fastai', 'test_options', 'test_every_value_is_the_right', 'test_repairs_may_differ',
     'test_command', 'test_any_learning_rate_as_torch', 'test_one_thread_gives', 'test_weights_of_the_notes_are_found', 'test_the_accuracy_of_line_143',

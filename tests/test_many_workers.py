@@ -1,4 +1,4 @@
-import json, os, re, signal, subprocess, sys, time
+import json, os, re, subprocess, sys, time
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from mnist_sgd.many_workers import Checkpoint, Workers, _join, _why, launch, ste
 from mnist_sgd.neural_net import make_net
 from mnist_sgd.run import worker_main
 
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--nproc-per-node', '2']
 START = """
 import os, signal, sys, torch
 from mnist_sgd import *
@@ -299,8 +300,7 @@ def test_without_restarts_a_killed_worker_ends_the_run(script, tmp_path):
 @needs_signals
 def test_workers_end_when_the_launcher_is_killed(script, tmp_path):
     text = START + "workers = Workers()\nprint('process', os.getpid(), flush=True)\nLearner((dl, dl), model, mnist_loss, cbs=[workers, Says()]).fit(10**6, .01)\n"
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--nproc-per-node', '2', str(script(text))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen([*TORCHRUN, script(text)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         pids = []
         for line in process.stdout:
             if line.startswith('process'): pids.append(int(line.split()[1]))
@@ -357,9 +357,8 @@ def test_one_worker_without_torchrun(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_module_is_a_command(tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1', '--nproc-per-node', '2',
-               '-m', 'mnist_sgd.many_workers', '--epochs', '1', '--model', 'net', '--json', str(tmp_path/'a.json')]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = ['-m', 'mnist_sgd.many_workers', '--epochs', '1', '--model', 'net', '--json', tmp_path/'a.json']
+    done = subprocess.run([*TORCHRUN, *words], capture_output=True, text=True)
     assert done.returncode == 0 and len(re.findall(r'^epoch 1: accuracy 0\.\d{4}$', done.stdout, re.M)) == 1, done.stderr
     result = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))
     assert (result['workers'], result['lr'], result['model']) == (2, .1, 'net')

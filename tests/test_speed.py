@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from mnist_sgd.linear_model import (BatchLoader, init_params, linear1, mnist_loss, train_epoch,
+from mnist_sgd.linear_model import (init_params, linear1, mnist_loss, train_epoch,
                                     validate_epoch)
 from mnist_sgd.replay import skip_draws
 from mnist_sgd.speed import _jit, fast_digits_epoch, fast_epoch, mnist_grad, take_turns

@@ -1,9 +1,7 @@
 "Two machines: see machines.py. Where they cannot be made the tests are left out, with a message."
-import os, signal
-
 import pytest
 import torch
-from machines import finished, node, sent, two_machines
+from machines import finished, kill, node, sent, two_machines
 from torch import nn
 from torch.testing import assert_close
 
@@ -71,8 +69,7 @@ def lose_one(script, path, again, nodes):
     first, second = (node(i, script, path, 1, nodes=nodes) for i in (0, 1))
     for line in second.stdout:
         if line.startswith('epoch 3'): break
-    os.killpg(second.pid, signal.SIGKILL) # all of it
-    second.wait()
+    kill(second)
     assert 3 <= torch.load(path, weights_only=True)['epoch'] < 12
     rest = [node(1, script, path, 1, nodes=nodes)] if again else []
     finished(first, *rest)
