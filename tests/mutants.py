@@ -252,7 +252,7 @@ class Tests:
                 self.uses[test] = fixtures
                 for context in (test, *fixtures): users[context].add(test)
             for module, line, contexts in lines: self.covers[module, line].update(*[users[context] for context in contexts])
-            self.starts[f'tests/{result.stem}'] = seconds.pop('start')
+            self.starts[f'tests/{result.stem}'] = seconds.pop('start', 0)
             self.seconds |= seconds
             self.failed += failed
 
