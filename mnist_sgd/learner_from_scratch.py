@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .basic_optim import BasicOptim
-from .checks import (Callbacks, Count, Device, Function, Loaders, Module, Optimizer, Rate, after_first_batch, at,
-                              batches, before_training, checked, ensure, expect_scores, name_of, usable)
+from .checks import (Callbacks, Count, Device, Function, Loaders, Module, Optimizer, Rate, Whole, after_first_batch,
+                              at, batches, before_training, checked, ensure, expect_scores, name_of, usable)
 
 # %% ../nbs/07_learner_from_scratch.ipynb #c34b4fdc
 @checked
@@ -83,7 +83,7 @@ class Learner:
 
     @checked
     def fit(self,
-        epochs:Count, # how often to go through the data
+        epochs:Whole, # how often to go through the data
         lr:Rate=1., # learning rate
         cbs:Callbacks=(), # callbacks for this time only, told after the others
         reset_opt:bool=False, # make a new optimiser, or go on with the one that is there?

@@ -69,7 +69,7 @@ def _join(rank, world, seconds=600):
     try:
         store, *_ = next(dist.rendezvous('env://', timeout=limit))
         if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True': # else each start has a store of its own
-            store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store) # counted on one machine
+            store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store) # a dead worker's address is still in it
         dist.init_process_group('gloo', store=store, rank=rank, world_size=world, timeout=limit)
     except dist.DistError as e: raise ValueError(f"the workers cannot meet ({str(e).splitlines()[0]}); is one of them missing?") from e
     atexit.register(dist.destroy_process_group) # else gloo's threads can crash Python when it ends
@@ -82,14 +82,16 @@ def _must_agree(number, what):
     if both.sum(): raise ValueError(f"the workers have different {what}; can all read the checkpoint?")
 
 def _add_up(tensors, share):
-    "Replace each tensor by the sum of `share` times that tensor over all workers, in one message."
+    "Replace each tensor by the sum of `share` times that tensor over all workers, in one call."
     flat = torch.cat([t.flatten() for t in tensors])*share
     dist.all_reduce(flat)
     for t, part in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
 
 class _Meets:
     "The start of `Workers`."
-    def __init__(self): self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    def __init__(self):
+        try: self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+        except ValueError: raise ValueError(f"RANK and WORLD_SIZE must be whole numbers, got {os.getenv('RANK')} and {os.getenv('WORLD_SIZE')}") from None
 
     def before_fit(self, learn):
         "Meet the others, and take the weights of rank 0. Raises ValueError: they do not come, they do something else, BatchNorm."
@@ -111,7 +113,8 @@ class Workers(_Meets):
     """A callback: train as worker number `rank` of `world`, which torchrun or `launch` has started, or alone.
 
     For models that look at each image by itself (no BatchNorm, no dropout),
-    and losses that are a mean over images.
+    and losses that are a mean over images. On several machines workers can be
+    started again if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set on each.
     """
     def before_batch(self, learn):
         "In training take this worker's images. Raises ValueError: fewer images than workers."
@@ -125,7 +128,8 @@ class Workers(_Meets):
         "Add up gradients and losses of all workers, each multiplied by its share of the images."
         if self.world == 1: return
         params = [p for p in learn.model.parameters() if p.requires_grad]
-        for p in params: p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        for p in params:
+            if p.grad is None: p.grad = torch.zeros_like(p) # this worker's loss did not need it
         _add_up([*[p.grad for p in params], learn.loss.detach()], len(learn.xb)/self.images)
 
 # %% ../nbs/10_many_workers.ipynb #069244f4

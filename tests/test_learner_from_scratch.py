@@ -300,8 +300,8 @@ def test_refuses(tiny_dl):
         with pytest.raises(TypeError, match=message): Learner(pair, linear(), mnist_loss).fit(1, cbs=cbs)
     with pytest.raises(ValueError, match="device 'toaster' cannot be used"): ToDevice('toaster')
     learn = Learner(pair, linear(), mnist_loss)
-    for epochs in (0, 1.5, '3'):
-        with pytest.raises(ValueError, match='epochs must be a whole number from 1'): learn.fit(epochs)
+    for epochs in (-1, 1.5, '3'):
+        with pytest.raises(ValueError, match='epochs must be a whole number from 0'): learn.fit(epochs)
     for lr in (0, -1., math.nan):
         with pytest.raises(ValueError, match='lr must be a positive number'): learn.fit(1, lr)
     with pytest.raises(ValueError, match='^epoch 1, batch 2: the loss is nan: '):

@@ -146,6 +146,12 @@ def test_a_rank_that_cannot_be_does_not_wait(rank, world):
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize('name', ['RANK', 'WORLD_SIZE'])
+def test_a_rank_that_is_no_number(monkeypatch, name):
+    monkeypatch.setenv(name, 'x')
+    with pytest.raises(ValueError, match='^RANK and WORLD_SIZE must be whole numbers, got .*x'): Workers()
+
+
 def test_a_worker_whose_others_do_not_come(monkeypatch):
     for name, value in {'RANK': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items(): monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match='the workers cannot meet .*; is one of them missing?'): _join(1, 2, seconds=1)
@@ -172,6 +178,17 @@ def test_it_goes_on_to_the_same_bits(tiny_dl, tmp_path, opt_func):
         assert Checkpoint(path).done == 5
     assert ends[0].equal(ends[1])
     assert [len(column) for column in histories[0].values()] == [5, 5] and histories[0]['valid_loss'] == histories[1]['valid_loss']
+
+
+def test_a_finished_training_gives_its_weights(tiny_dl, tmp_path):
+    def trained():
+        checkpoint, model = Checkpoint(tmp_path/'a.pt'), small()
+        learner(model, tiny_dl, Recorder(), checkpoint).fit(2 - checkpoint.done, .1)
+        return model.state_dict(), checkpoint.history
+    first, first_history = trained()
+    again, history = trained() # it was killed after the last epoch, and started once more
+    assert_close(again, first, atol=0, rtol=0)
+    assert history == first_history
 
 
 def test_a_checkpoint_is_whole_or_not_there(tiny_dl, tmp_path, monkeypatch):
