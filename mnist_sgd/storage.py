@@ -289,7 +289,7 @@ def _state(folder, kind, npz):
 def _shows(file, image):
     "Is that image in the file?"
     try:
-        with Image.open(file) as im: return im.size == (28, 28) and im.mode == 'L' and np.array_equal(im, image)
+        with Image.open(Path(file)) as im: return im.size == (28, 28) and im.mode == 'L' and np.array_equal(im, image)
     except Exception: return False # Pillow has many words for a broken file
 
 def _look_through(folder, kind, npz, progress):
@@ -391,7 +391,7 @@ def _listed(folder):
 def _read_image(file):
     "A 28 x 28 image in greys, as uint8."
     try:
-        with Image.open(file) as im:
+        with Image.open(Path(file)) as im:
             wrong = (f"has {im.width} x {im.height} pixels; it needs 28 x 28" if im.size != (28, 28) else
                      "has more than 8 bits for a grey; save it with 8" if im.mode[0] in 'IF' else
                      "is transparent in places; give it a background" if im.convert('RGBA').getextrema()[3][0] < 255 else '')
