@@ -7,7 +7,7 @@ NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 ONE_THREAD := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n auto
 
-.PHONY: help setup run test test-slow test-all lab practice notebooks bench mutants readme test-latest test-lowest clean
+.PHONY: help setup run test test-slow test-all lab practice notebooks bench mutants readme site site-serve test-latest test-lowest clean
 
 help:
 	@echo 'make run           the whole climb on the real data: a table, and a chart in climb.png'
@@ -19,6 +19,8 @@ help:
 	@echo 'make practice      JupyterLab on practice copies of them, in the folder my_practice'
 	@echo 'make notebooks     run every notebook from top to bottom and save its outputs'
 	@echo 'make readme        make README.md from nbs/index.ipynb'
+	@echo 'make site          the whole course as web pages, in _site/html; nothing is executed'
+	@echo 'make site-serve    the same, shown at http://127.0.0.1:8000'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make mutants       600 small changes of the library: is each noticed by a test?'
 	@echo 'make test-latest   the tests on the newest fastai, in .venv-latest'
@@ -31,7 +33,7 @@ run: setup
 test: setup
 	$(PYTEST)
 
-test-slow: setup
+test-slow: setup site
 	$(PYTEST) -m 'slow or slow_cells'
 	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
 	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
@@ -68,6 +70,18 @@ mutants: setup
 readme: setup
 	$(BIN)/python tests/readme.py
 
+site: setup .venv-site/ready
+	$(BIN)/python .github/site/pages.py _site/pages
+	.venv-site/bin/sphinx-build -q -W --keep-going -E -j 2 -c .github/site _site/pages _site/html
+
+.venv-site/ready: .github/site/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/pip install -q -r .github/site/requirements.txt
+	touch $@
+
+site-serve: site
+	.venv-site/bin/python -m http.server --bind 127.0.0.1 --directory _site/html 8000
+
 # torch stays pinned, so that no other build of it is fetched; everything else is the newest there is
 test-latest:
 	rm -rf build
@@ -89,4 +103,4 @@ test-lowest:
 	$(ONE_THREAD) .venv-lowest/bin/pytest -n auto -m 'not slow and not pinned' --ignore tests/test_notebooks.py --ignore tests/test_practice.py
 
 clean:
-	rm -rf .venv .venv-latest .venv-lowest build *.egg-info climb.png
+	rm -rf .venv .venv-latest .venv-lowest .venv-site _site build *.egg-info climb.png

@@ -27,9 +27,9 @@ def relu(
 def simple_net(
     xb:Float[Tensor, '*batch k'], # inputs, one image or point a row
     w1:Float[Tensor, 'k hidden'], # one column for each hidden unit
-    b1:Float[Tensor, 'hidden'],
+    b1:Float[Tensor, 'hidden'], # one for each hidden unit
     w2:Float[Tensor, 'hidden out'], # one column for each output; here (hidden, 1)
-    b2:Float[Tensor, 'out'],
+    b2:Float[Tensor, 'out'], # one for each output
 )->Float[Tensor, '*batch out']: # predictions: positive for target 1
     "A net of two linear layers with ReLU between."
     return linear1(relu(linear1(xb, w1, b1)), w2, b2)

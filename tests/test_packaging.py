@@ -99,7 +99,7 @@ def run(*command, **options):
 def dist(tmp_path_factory):
     "A folder with the sdist, and the wheel that is made of it."
     folder = tmp_path_factory.mktemp('dist')
-    made = '.*', 'build', 'dist', '*.egg-info', '__pycache__', 'my_practice', '_docs', '_proc'
+    made = '.*', 'build', 'dist', '*.egg-info', '__pycache__', 'my_practice', '_docs', '_proc', '_site'
     def ignore(path, names): return shutil.ignore_patterns(*made)(path, names) - {'.github'}
     shutil.copytree(ROOT, folder/'source', ignore=ignore)
     run(sys.executable, '-m', 'build', '--no-isolation', '--outdir', folder, folder/'source')

@@ -1,0 +1,42 @@
+"Sphinx's settings: notebooks with their saved outputs (myst-nb), in the theme furo; no page asks another host for anything."
+from configparser import ConfigParser
+from pathlib import Path
+
+from latex2mathml.converter import convert
+
+settings = ConfigParser(delimiters=['='])
+settings.read(Path(__file__).parents[2]/'settings.ini', encoding='utf-8')
+settings = settings['DEFAULT']
+
+project, author, release, copyright = (settings[key] for key in ('lib_name', 'author', 'version', 'copyright'))
+extensions = ['myst_nb']
+exclude_patterns = ['practice']
+myst_enable_extensions = ['colon_fence', 'dollarmath']
+myst_heading_anchors = 3
+nb_execution_mode = 'off'
+nb_output_stderr = 'remove'
+nb_ipywidgets_js = {}
+html_theme = 'furo'
+html_title = project
+html_static_path = ['static']
+html_favicon = 'static/icon.svg'
+html_css_files = ['site.css']
+html_copy_source = False
+html_show_sphinx = False
+html_math_renderer = 'mathml'
+python_display_short_literal_types = True
+add_module_names = False
+
+
+def inline(self, node): self.body.append(convert(node.astext()))
+def block(self, node): self.body.append(f"<div class=\"math\">{convert(node.astext(), display='block')}</div>")
+
+
+def setup(app):
+    def visit(show):
+        def visit(self, node):
+            from docutils import nodes
+            show(self, node)
+            raise nodes.SkipNode
+        return visit
+    app.add_html_math_renderer('mathml', (visit(inline), None), (visit(block), None))

@@ -1,0 +1,256 @@
+"""The site's sources: every notebook with its saved outputs, the reference and a page of practice copies. Nothing is executed.
+
+`make site` calls it, and Sphinx makes the pages from what it writes (conf.py).
+"""
+import ast, json, re, shutil, sys
+from configparser import ConfigParser
+from importlib import import_module
+from inspect import isclass, unwrap
+from pathlib import Path
+
+from fastcore.docments import docments
+
+from mnist_sgd.practice import tasks, write_copies
+
+ROOT = Path(__file__).parents[2]
+NBS = ROOT/'nbs'
+settings = ConfigParser(delimiters=['='])
+settings.read(ROOT/'settings.ini', encoding='utf-8')
+ADDRESS, BRANCH = settings['DEFAULT']['git_url'].rstrip('/'), settings['DEFAULT']['branch'] # of the repository, if it is set
+PREDICT = '**Predict.** '
+
+
+# the reference
+
+def public():
+    "{module: its public names}, in the order of the notebooks."
+    found = {}
+    for path in sorted(NBS.glob('[0-9]*.ipynb')):
+        name = path.stem[3:]
+        if (ROOT/'mnist_sgd'/f'{name}.py').exists(): found[name] = import_module(f'mnist_sgd.{name}').__all__
+    return {name: names for name, names in found.items() if names}
+
+
+def signature(function, name, drop):
+    "`name(a, b=1)` as it stands in the source, and {parameter: (kind, default)} as text; a path in it stays as it is written."
+    node = function_node(function)
+    args = node.args
+    positional = args.posonlyargs + args.args
+    defaults = [None]*(len(positional) - len(args.defaults)) + args.defaults
+    rows = [(a, d) for a, d in zip(positional + args.kwonlyargs, defaults + args.kw_defaults)][drop:]
+    if args.vararg: rows.insert(len(positional) - drop, (args.vararg, None))
+    text = {a.arg: (ast.unparse(a.annotation) if a.annotation else '', ast.unparse(d) if d else '') for a, d in rows}
+    return f"{name}({', '.join(p + (f'={default}' if default else '') for p, (_, default) in text.items())})", text
+
+
+def function_node(function):
+    "The syntax tree of a function or method, found in its module by its qualified name."
+    node = ast.parse(Path(unwrap(function).__code__.co_filename).read_text(encoding='utf-8'))
+    for part in unwrap(function).__qualname__.split('.'):
+        node = next(n for n in node.body if getattr(n, 'name', '') == part)
+    return node
+
+
+def cell(text): return text.replace('|', r'\|').replace('\n', ' ') # of a table
+
+
+def described(thing, name, kind, drop=0):
+    "The directive of a function, a class or a method, with its parameters as a table."
+    function = thing.__init__ if isclass(thing) else thing
+    has_source = hasattr(unwrap(function), '__code__')
+    head, parameters = signature(function, name, drop or isclass(thing)) if has_source else (name, {})
+    lines = ['', thing.__doc__ and re.split(r'\n\n    \w+: ', thing.__doc__)[0].replace('\n    ', '\n').strip() or '', '']
+    comments = docments(function, full=True, returns=True) if has_source else {}
+    def code(kind, default): return ' = '.join(filter(None, (kind, default))) if kind or not default else f'= {default}'
+    rows = [(p, code(*parameters[p]), (comments[p]['docment'] or '') if p in comments else '') for p in parameters]
+    returns = function_node(function).returns if has_source and not isclass(thing) else None
+    if returns is not None and ast.unparse(returns) != 'None': rows.append(('returns', ast.unparse(returns), comments['return']['docment'] or ''))
+    rows = [row for row in rows if row[1] or row[2]] # not `learn`, which every callback's method takes
+    if rows: lines += ['| name | kind | meaning |', '| --- | --- | --- |']
+    for row in rows: lines.append('| {} | {} | {} |'.format(row[0] if row[0] == 'returns' else f'`{row[0]}`', cell(row[1] and f'`{row[1]}`'), cell(row[2])))
+    if isclass(thing):
+        methods = [m for m in vars(thing) if m[0] != '_' and getattr(vars(thing)[m], '__doc__', None) and hasattr(vars(thing)[m], '__code__')]
+        for method in methods: lines += ['', described(vars(thing)[method], method, 'method', 1)]
+    fence = '::::' if isclass(thing) else ':::'
+    return '\n'.join([f'{fence}{{py:{kind}}} {head}', *lines, fence])
+
+
+def reference(module, names):
+    "A page of the reference."
+    loaded, notebook = import_module(f'mnist_sgd.{module}'), next(NBS.glob(f'[0-9]*_{module}.ipynb'))
+    parts = [f'# mnist_sgd.{module}', loaded.__doc__.strip(), f'Made in the notebook [{title(notebook)}](../{notebook.name}).',
+             f'```{{py:module}} mnist_sgd.{module}\n```']
+    for name in names:
+        thing = getattr(loaded, name)
+        if callable(thing): parts.append(described(thing, name, 'class' if isclass(thing) else 'function'))
+        else: parts.append(f':::{{py:data}} {name}\n:::')
+    return '\n\n'.join(parts) + '\n'
+
+
+# the notebooks
+
+def texts(nb): return [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown']
+def read(path): return json.loads(path.read_text(encoding='utf-8'))
+def title(path): return re.match('# (.*)', texts(read(path))[0])[1]
+def markdown(text, id): return {'cell_type': 'markdown', 'id': id, 'metadata': {}, 'source': text}
+
+
+def linked(text, module, names):
+    "The text with each word in code that is a public name, or a module, made a link to the reference; once for each name."
+    seen = set()
+    def link(m):
+        word = m[1].removeprefix('mnist_sgd.')
+        if m[1] != word and word in names and word not in seen: target = f'{{doc}}`{m[1]} </api/{word}>`'
+        else:
+            bare = word.removesuffix('()')
+            home = module if bare in names.get(module, ()) else next((n for n in names if bare in names[n]), None)
+            if home is None or word in seen or m[1] != word: return m[0]
+            target = f'{{py:obj}}`{word} <mnist_sgd.{home}.{bare}>`'
+        seen.add(word)
+        return target
+    def outside_code(part): return re.sub(r'(?<![\[`])`([\w.]+(?:\(\))?)`(?![`\]])', link, part)
+    lines = re.split(r'(^```.*?^```$|^#[^\n]*$)', text, flags=re.M | re.S) # a fence and a heading stay as they are
+    return ''.join(outside_code(part) if i % 2 == 0 else part for i, part in enumerate(lines))
+
+
+def without_directives(source): return re.sub(r'\A(?:#\|[^\n]*\n?)+', '', source).lstrip('\n')
+
+
+def is_tests(source):
+    "Whether each statement is a test."
+    def name(call): return getattr(call.func, 'id', getattr(call.func, 'attr', ''))
+    def is_test(n): return isinstance(n, ast.Assert) or isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and name(n.value).startswith(('test_', 'assert_'))
+    try: return all(map(is_test, ast.parse(source).body))
+    except SyntaxError: return False # a magic command
+
+
+def linked_output(output):
+    "An output whose links to notebooks lead to their pages."
+    data = {kind: re.sub(r'(\]\(|href=")([\w.]+)\.ipynb', r'\1\2.html', ''.join(text)) if kind in ('text/markdown', 'text/html') else text
+            for kind, text in output.get('data', {}).items()}
+    return output | {'data': data} if data else output
+
+
+def code_cells(nb_cell, question):
+    "A code cell as the site shows it: no directives, tests folded, and what answers a question apart, to be folded with its reason."
+    shown, metadata = without_directives(nb_cell['source']), nb_cell['metadata']
+    if not shown: return []
+    tags, prompt = metadata.get('tags', []), 'Code'
+    if 'tests' in metadata.get('mnist_sgd', {}) or is_tests(shown): tags, prompt = [*{*tags, 'hide-input'} - {'hide-cell'}], 'Tests'
+    mystnb = metadata.get('mystnb', {}) | {'code_prompt_show': prompt, 'code_prompt_hide': prompt}
+    one = nb_cell | {'source': shown, 'metadata': {'tags': tags, 'mystnb': mystnb}, 'outputs': [*map(linked_output, nb_cell['outputs'])]}
+    if not question: return [one]
+    asked = one | {'outputs': []}
+    answer = one | {'id': one['id'] + '-answer', 'metadata': {'tags': ['remove-input'], 'mystnb': mystnb}}
+    return [asked, markdown('<details class="answer"><summary>Answer</summary>', one['id'] + '-open'), answer]
+
+
+def local(text):
+    "The text with its links as the site has them: files that are no pages lead to the repository, if its address is set."
+    text = text.replace('(../CHANGELOG.md)', '(changelog.md)')
+    text = re.sub(r'\[([^\]]*)\]\(\.\./([^)]*)\)', rf'[\1]({ADDRESS}/blob/{BRANCH}/\2)' if ADDRESS else r'\1', text)
+    return re.sub(r'\]\(#([^)]*)\)', lambda m: f'](#{m[1].lower()})', text) # as Sphinx writes an anchor
+
+
+def offers(path, practice):
+    "What a notebook's page offers below its head."
+    found = [f'{{download}}`Practice copy <practice/{path.name}>`'] if practice else []
+    if ADDRESS: found.append(f"[Open in Colab](https://colab.research.google.com/github/{ADDRESS.partition('github.com/')[2]}/blob/{BRANCH}/nbs/{path.name})")
+    return ' · '.join(found)
+
+
+def page(path, names, answers, practice):
+    "A notebook as the site shows it."
+    nb, module, cells, folding = read(path), path.stem[3:], [], False
+    for c in nb['cells']:
+        c['source'] = ''.join(c['source'])
+        if c['cell_type'] == 'code':
+            question = 'question' in c['metadata'].get('mnist_sgd', {})
+            cells += code_cells(c, question)
+            folding = folding or question
+            continue
+        text, id = local(linked(c['source'], module, names)), c['id']
+        if folding: # the reason, up to the end of its paragraph
+            reason, _, text = text.partition('\n\n')
+            cells.append(markdown(reason + '\n\n</details>', id + '-reason'))
+            folding = False
+        before, asks, question = text.rpartition(PREDICT)
+        if asks: text = f'{before}:::{{admonition}} Predict\n:class: question\n{question}\n:::'
+        cells += with_answers(text, answers, id) if re.search('^### (Questions|To try yourself)', text, re.M) else [markdown(text, id)] if text else []
+    if offer := offers(path, practice): cells.insert(1, markdown(offer, 'offers'))
+    return nb | {'cells': cells}
+
+
+def answers_of(path):
+    "{file of a notebook: {number of a question: the cells of its answer}}, from the notebook of answers."
+    found, file, number = {}, None, None
+    for c in read(path)['cells'] if path.exists() else []:
+        text = ''.join(c['source'])
+        heading, answer = re.match(r'## \[.*\]\((.*)\)', text), re.match(r'\*\*(\d+)\.\*\*', text)
+        if c['cell_type'] == 'markdown' and heading: file, number = heading[1], None
+        elif c['cell_type'] == 'markdown' and answer:
+            number = int(answer[1])
+            found.setdefault(file, {})[number] = [markdown(text.partition('\n\n')[2], c['id'])]
+        elif number is not None: found[file][number].append(c | {'source': text})
+    return found
+
+
+def with_answers(text, answers, id):
+    "A list of questions with the answer of each folded below it."
+    cells, rest = [], []
+    for part in re.split(r'(?m)^(?=\d+\. |Next: |### )', text):
+        number = re.match(r'(\d+)\. ', part)
+        answer = answers.get(int(number[1])) if number else None
+        if not answer: rest.append(part); continue
+        cells += [markdown(''.join(rest) + part.rstrip() + '\n\n<details class="answer"><summary>Answer</summary>', f'{id}-{number[1]}')]
+        for i, c in enumerate(answer):
+            new = code_cells(c | {'id': f"{c['id']}-{i}"}, False) if c['cell_type'] == 'code' else [markdown(c['source'], f"{c['id']}-{i}")]
+            cells += new
+        cells.append(markdown('</details>', f'{id}-{number[1]}-end'))
+        rest = []
+    return cells + ([markdown(''.join(rest), id)] if ''.join(rest).strip() else [])
+
+
+# the other pages
+
+def practice_page(copies):
+    rows = []
+    for path in copies:
+        kinds = [task.kind for task in tasks(read(NBS/path.name))]
+        counts = ' | '.join(str(kinds.count(kind) or '') for kind in ('predict', 'write', 'mend'))
+        rows.append(f'| [{title(NBS/path.name)}]({path.name}) | {counts} | {{download}}`{path.name} <practice/{path.name}>` |')
+    return '\n'.join([
+        '# How to practise', '',
+        'A practice copy is a notebook without its outputs. It asks you to predict them, leaves the bodies of functions for you to write, and has lines of the '
+        'notes that you put right. It checks every answer on the spot, and nothing leaves your machine.', '',
+        "Install the library with what the notebooks need, `pip install '.[notebooks]'`, and open a copy in Jupyter. "
+        'All copies at once: `mnist_sgd_practice my_practice`. What you have done so far: `mnist_sgd_practice --score my_practice`.', '',
+        '| notebook | predict | write | mend | copy |', '| --- | --- | --- | --- | --- |', *rows, ''])
+
+
+def toctree(caption, entries): return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *entries, '```'])
+
+
+def write(folder):
+    "Write all sources into a folder, which is made anew."
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_copies(folder/'practice')
+    copies = sorted((folder/'practice').glob('*.ipynb'))
+    names, answers = public(), answers_of(NBS/'96_answers.ipynb')
+    walk = [path.stem for path in sorted(NBS.glob('[0-8]*.ipynb'))] + ['90_run']
+    appendices = [path.stem for path in sorted(NBS.glob('9*.ipynb')) if path.stem != '90_run']
+    library = ['practice', *[f'api/{name}' for name in names], 'changelog']
+    for path in NBS.glob('*.ipynb'):
+        nb = page(path, names, answers.get(path.name, {}), (folder/'practice'/path.name).exists())
+        if path.stem == 'index':
+            trees = {'The walk': walk, 'Practice and library': library, 'Appendices': appendices}
+            nb['cells'] += [markdown(toctree(caption, entries), f'tree-{i}') for i, (caption, entries) in enumerate(trees.items())]
+        (folder/path.name).write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+    (folder/'api').mkdir()
+    for module, public_names in names.items(): (folder/'api'/f'{module}.md').write_text(reference(module, public_names), encoding='utf-8')
+    (folder/'practice.md').write_text(practice_page(copies), encoding='utf-8')
+    shutil.copy(ROOT/'CHANGELOG.md', folder/'changelog.md')
+
+
+if __name__ == '__main__': write(Path(sys.argv[1]))
