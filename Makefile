@@ -43,11 +43,14 @@ test-all: test test-slow
 setup: .venv/ready
 .venv/ready: constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist_sgd needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo 'Setting up .venv with PyTorch, fastai and Jupyter. This takes some minutes and 2 GB, or 5 GB where PyTorch comes with CUDA.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+# a notebook that is not trusted loses the colours of its tables
 lab: setup
+	$(BIN)/jupyter trust $(NOTEBOOKS) > /dev/null
 	$(BIN)/jupyter lab nbs
 
 practice: setup

@@ -274,6 +274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mnist_sgd.practice._look': ('practice.html#_look', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._mend_cells': ('practice.html#_mend_cells', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._misprint': ('practice.html#_misprint', 'mnist_sgd/practice.py'),
+                                    'mnist_sgd.practice._no_name': ('practice.html#_no_name', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._paragraphs': ('practice.html#_paragraphs', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._parts': ('practice.html#_parts', 'mnist_sgd/practice.py'),
                                     'mnist_sgd.practice._plain': ('practice.html#_plain', 'mnist_sgd/practice.py'),

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import count
 from numbers import Real
 from pathlib import Path
@@ -65,6 +66,8 @@ def _short(plain, digits=6): # a plain value as text that fits on a line
     text = ', '.join(_short(x, digits) for x in plain)
     return _code(f'[{text}]' if isinstance(plain, list) else f'({text},)' if len(plain) == 1 else f'({text})')
 
+_REASON = "The reason is below."
+
 def grade(
     guess, # what the learner thinks; ... for nothing yet
     truth, # number, truth value, text, list, tuple, small tensor, exception, or None for no exception
@@ -83,7 +86,7 @@ def grade(
     right = _same(mine, true, within)
     digits = 6 if right or _short(mine) != _short(true) else 17
     values = f"Your guess: `{_short(mine, digits)}`. The true value: `{_short(true, digits)}`."
-    return Verdict('right' if right else 'wrong', (values, "The reason is below."))
+    return Verdict('right' if right else 'wrong', (values, _REASON))
 
 # %% ../nbs/93_practice.ipynb #1b7edf72
 # What a copy asks is found from the structure of the walk's notebook. A question is the last paragraph of a text and begins with
@@ -160,7 +163,7 @@ def tasks(
 _HOW = """This is a practice copy: it shows no output that you have not made yourself. Run the cells from top to bottom.
 
 - **Question**: put your guess in place of `...` and run the cell. It says whether you are right. With the dots it gives nothing
-  away. The reason is folded below: open it when you have answered. A shape is a tuple, such as `(5, 28)`, with a single axis
+  away. The reason is folded below: open it when you have answered. Your first guess counts. A shape is a tuple, such as `(5, 28)`, with a single axis
   `(5,)`. A word is a text, such as `'up'`. An exception is its name, such as `'ValueError'`.
 - **Your turn**: write the body of the function in place of `...`, run it, and run the tests below it. They say what does not hold
   yet. If you skip it, run the tests all the same: they put the library's own function in its place.
@@ -331,6 +334,13 @@ def try_repair(
     if value(shown) == value(misprint.gives): return Verdict('right', (gives, misprint.lesson))
     return Verdict('wrong', (gives, "It should give something else. Keep the last line, which shows it."))
 
+def _no_name(shell, kind, error, tb, tb_offset=None):
+    "A word without quotes as a guess gets a sentence, any other NameError its traceback."
+    from IPython.display import display
+    guess = re.search('^guess = (.*)', shell.user_ns['In'][-1], re.MULTILINE)
+    if not guess or not re.search(rf'\b{error.name}\b', guess[1]): return shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
+    display(Verdict('open', (f"`{error.name}` is no name here. A word needs quotes: `guess = '{error.name}'`.",)))
+
 def start(
     name:str, # of the notebook of the walk, such as '00_data'
 ): # `check(name of the question, guess, true value)`, which returns a `Verdict`
@@ -338,13 +348,17 @@ def start(
     from IPython import get_ipython
     if (shell := get_ipython()) is None: raise ValueError("start belongs in a notebook: mnist_sgd_practice writes some")
     within = {task.name: task.within for task in tasks(_read(name)) if task.kind == 'predict'}
-    module = import_module('mnist_sgd.' + name.partition('_')[2])
+    module, first = import_module('mnist_sgd.' + name.partition('_')[2]), {} # first: {question: the verdict that showed its true value}
     def check(question, guess, truth):
         if question not in within: raise ValueError(f"{name} does not ask {question!r}; write the practice copies anew")
-        return grade(guess, truth, within[question])
+        verdict = grade(guess, truth, within[question])
+        if _REASON not in verdict.lines: return verdict
+        counts = first.setdefault(question, verdict)
+        return verdict if verdict.lines == counts.lines else Verdict(counts.status, ("Your first guess counts, and you have seen the true value.", *counts.lines))
     def tests(line, cell):
         if not hasattr(module, line): raise ValueError(f"%%tests needs a function, got {line!r}")
         return try_function(line, cell, shell.user_ns, getattr(module, line))
+    shell.set_custom_exc((NameError,), _no_name)
     shell.register_magic_function(tests, 'cell')
     shell.register_magic_function(try_repair, 'cell', 'mend')
     return check
@@ -492,4 +506,5 @@ def main(
         try: write_copies(options.folder, options.force, say=said.append)
         finally:
             if said: _say('\n'.join(said)) # an output that fails stops no copy
-        _say(f'Open them with: jupyter lab {shlex.quote(options.folder)}')
+        lacks = '' if find_spec('jupyterlab') else " (first pip install 'mnist_sgd[notebooks]', which brings Jupyter)"
+        _say(f'Open them with: jupyter lab {shlex.quote(options.folder)}{lacks}')

@@ -221,6 +221,21 @@ def test_a_lesson_has_its_head_its_words_and_its_questions(name):
     assert 5 <= len(re.findall(r'^\d+\. ', texts[-1].partition('### Questions')[2], re.M)) <= 10
 
 
+def test_every_question_at_an_end_has_its_answer():
+    def plain(text): return ' '.join(text.replace('*', '').split()) # in the answers a question stands in italics
+    asked, answered, file = {}, {}, None
+    for path in NBS.glob('[0-9]*.ipynb'):
+        texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == 'markdown']
+        if path.stem == '96_answers':
+            for text in texts:
+                if heading := re.match(r'## \[.*\]\((.*)\)', text): file = heading[1]
+                if answer := re.match(r'\*\*(\d+)\.\*\* (.*)', text): answered[file, int(answer[1])] = plain(answer[2])
+            continue
+        ends = [part for text in texts for part in re.split('^### (?:Questions|To try yourself)$', text, flags=re.M)[1:]]
+        for number, question in re.findall(r'^(\d+)\. (.*(?:\n(?!\d+\. |\n).*)*)', '\n'.join(ends), re.M): asked[path.name, int(number)] = plain(question)
+    assert asked == answered and len(asked) > 80
+
+
 @pytest.mark.parametrize('name, frames', [('02_manual_sgd', 14), ('03_linear_model', 14)])
 def test_a_moving_picture_is_small_and_rests_on_its_last_frame(name, frames):
     nb = nbformat.read(NBS/f'{name}.ipynb', as_version=4)

@@ -385,6 +385,25 @@ def test_start_refuses_what_the_walk_does_not_ask(cell_by_cell):
     with pytest.raises(ValueError, match="%%tests needs a function, got 'no'"): cell_by_cell.run_cell_magic('tests', 'no', '1')
 
 
+def test_the_first_guess_counts(cell_by_cell):
+    check = start('00_data')
+    assert check('minus', ..., 246).status == 'open' and check('minus', 'a word', 246).status == 'wrong' # these show no true value
+    first = check('minus', 245, 246)
+    again = check('minus', 246, 246)
+    assert first.status == again.status == 'wrong' and again.lines[1:] == first.lines and 'first guess' in again.lines[0]
+    assert check('minus', 245, 246) == first
+    other = start('00_data') # in a new run
+    assert other('minus', 246, 246).status == 'right' and other('minus', 245, 246).status == 'right'
+
+
+def test_a_word_without_quotes_gets_a_sentence(cell_by_cell, capsys):
+    start('00_data')
+    assert isinstance(cell_by_cell.run_cell('guess = up\n\n1', store_history=True).error_in_exec, NameError)
+    assert capsys.readouterr().out.startswith("open:\n`up` is no name here. A word needs quotes: `guess = 'up'`.")
+    cell_by_cell.run_cell('guess = 1\n\nup', store_history=True)
+    assert "name 'up' is not defined" in capsys.readouterr().out
+
+
 def cells(*kinds_and_sources):
     return {'cells': [{'cell_type': 'code' if metadata is not None else 'markdown', 'id': f'c{i}', 'source': source,
                        'metadata': {'mnist_sgd': metadata or {}}} for i, (source, metadata) in enumerate(kinds_and_sources)]}
