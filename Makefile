@@ -35,7 +35,7 @@ test: setup
 
 test-slow: setup site
 	$(PYTEST) -m 'slow or slow_cells'
-	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --flags slow
+	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2
 	$(ONE_THREAD) $(BIN)/python tests/mutants.py --sample 60
 
 test-all: test test-slow
