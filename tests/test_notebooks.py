@@ -169,7 +169,7 @@ def test_readme_is_made_from_the_front_page():
     text, figures = readme()
     assert text == (ROOT/'README.md').read_text(encoding='utf-8'), 'run make readme'
     for name, png in figures.items(): assert png == (ROOT/name).read_bytes(), 'run make readme'
-    assert list(figures) == [f'nbs/images/{name}.png' for name in ('walls', 'walls_ten', 'climb')]
+    assert list(figures) == [f'nbs/images/{name}.png' for name in ('walls', 'walls_ten', 'weights', 'net', 'climb')]
 
 
 @pytest.mark.pinned

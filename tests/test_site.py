@@ -72,9 +72,9 @@ def test_answers_stand_below_their_questions(tmp_path):
     answers = notebook(tmp_path, ('md', '## [A](03_linear_model.ipynb)'), ('md', '**2.** *Why?*\n\nBecause.'), ('py', '#| slow\n1 + 1'), name='96_answers.ipynb')
     found = pages.answers_of(answers)
     assert found.keys() == {'03_linear_model.ipynb'} and found['03_linear_model.ipynb'].keys() == {2}
-    path = notebook(tmp_path, ('md', '# A\n\n### Questions\n\n1. What?\n2. Why?\n\nNext: [b](b.ipynb).'))
-    assert sources(path, found['03_linear_model.ipynb']) == [
-        '# A\n\n### Questions\n\n1. What?\n2. Why?\n\n<details class="answer"><summary>Answer</summary>', 'Because.', '1 + 1', '</details>', 'Next: [b](b.ipynb).']
+    path = notebook(tmp_path, ('md', '# A\n\n1. One.\n2. Two.\n\n### Questions\n\n1. What?\n2. Why?\n\nNext: [b](b.ipynb).'))
+    assert sources(path, found['03_linear_model.ipynb']) == ['# A\n\n1. One.\n2. Two.\n\n',
+        '### Questions\n\n1. What?\n2. Why?\n\n<details class="answer"><summary>Answer</summary>', 'Because.', '1 + 1', '</details>', 'Next: [b](b.ipynb).']
 
 
 def test_the_reference_has_every_parameter_with_its_comment_and_no_path_of_a_machine():

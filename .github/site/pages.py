@@ -176,7 +176,9 @@ def page(path, names, answers, practice):
             folding = False
         before, asks, question = text.rpartition(PREDICT)
         if asks: text = f'{before}:::{{admonition}} Predict\n:class: question\n{question}\n:::'
-        cells += with_answers(text, answers, id) if re.search('^### (Questions|To try yourself)', text, re.M) else [markdown(text, id)] if text else []
+        above, *ends = re.split(r'(?m)^(?=### (?:Questions|To try yourself)$)', text)
+        if above: cells.append(markdown(above, id))
+        for i, end in enumerate(ends): cells += with_answers(end, answers, f'{id}-{i}')
     if offer := offers(path, practice): cells.insert(1, markdown(offer, 'offers'))
     return nb | {'cells': cells}
 
@@ -198,7 +200,7 @@ def answers_of(path):
 def with_answers(text, answers, id):
     "A list of questions with the answer of each folded below it."
     cells, rest = [], []
-    for part in re.split(r'(?m)^(?=\d+\. |Next: |### )', text):
+    for part in re.split(r'(?m)^(?=\d+\. |Next: )', text):
         number = re.match(r'(\d+)\. ', part)
         answer = answers.get(int(number[1])) if number else None
         if not answer: rest.append(part); continue
