@@ -33,11 +33,11 @@ def sources(path, answers={}, practice=False): return [cell['source'] for cell i
 def test_the_answer_of_a_question_is_folded_with_its_reason(tmp_path):
     shown = nbformat.v4.new_output('execute_result', {'text/plain': '7'})
     path = notebook(tmp_path, ('md', '# A\n\nText.\n\n**Predict.** What is 3 + 4?'), ('py', '3 + 4', {'mnist_sgd': {'question': 'sum'}}, [shown]),
-                    ('md', 'Seven.\n\nAnd on.'))
+                    ('md', 'Seven. And so:\n\nAnd on.'))
     nb = pages.page(path, {}, {}, False)
     texts = [cell['source'] for cell in nb['cells']]
     assert texts == ['# A\n\nText.\n\n:::{admonition} Predict\n:class: question\nWhat is 3 + 4?\n:::', '3 + 4',
-                     '<details class="answer"><summary>Answer</summary>', '3 + 4', 'Seven.\n\n</details>', 'And on.']
+                     '<details class="answer"><summary>Answer</summary>', '3 + 4', 'Seven.\n\n</details>', 'And so:\n\nAnd on.']
     asked, answer = nb['cells'][1], nb['cells'][3]
     assert not asked['outputs'] and answer['outputs'][0]['data'] == {'text/plain': ['7']} and answer['metadata']['tags'] == ['remove-input']
 
@@ -61,11 +61,14 @@ def test_a_page_offers_its_practice_copy_and_colab_where_there_is_an_address(tmp
     path = notebook(tmp_path, ('md', '# A'), ('md', 'See [it](../tests/ledger.py) and [there](#What-it-is).'))
     monkeypatch.setattr(pages, 'ADDRESS', '')
     assert sources(path) == ['# A', 'See it and [there](#what-it-is).']
-    assert sources(path, practice=True)[1] == '{download}`Practice copy <practice/03_linear_model.ipynb>`'
+    download = '{download}`Download the practice copy <practice/03_linear_model.ipynb>` ({doc}`how to practise </practice>`)'
+    assert sources(path, practice=True)[0] == '# A\n\n' + download
     monkeypatch.setattr(pages, 'ADDRESS', 'https://github.com/me/it')
     colab = '[Open in Colab](https://colab.research.google.com/github/me/it/blob/main/nbs/03_linear_model.ipynb)'
-    assert sources(path)[1:] == [colab, 'See [it](https://github.com/me/it/blob/main/tests/ledger.py) and [there](#what-it-is).']
-    assert sources(path, practice=True)[1] == '{download}`Practice copy <practice/03_linear_model.ipynb>` · ' + colab
+    assert sources(path) == ['# A\n\n' + colab, 'See [it](https://github.com/me/it/blob/main/tests/ledger.py) and [there](#what-it-is).']
+    assert sources(path, practice=True)[0] == f'# A\n\n{download} · {colab}'
+    head = notebook(tmp_path, ('md', '# A\n\n> It.\n\n*About 5 minutes.*\n\nHere it is:'))
+    assert sources(head) == [f'# A\n\n> It.\n\n*About 5 minutes.*\n\n{colab}\n\nHere it is:']
 
 
 def test_answers_stand_below_their_questions(tmp_path):
@@ -140,6 +143,13 @@ class TestPages:
             assert not re.search(r'\*\*Predict|:::|\{py:', prose), path.name
             for code in re.findall('<pre.*?</pre>', text, re.DOTALL): assert not re.search(r'^#\|', re.sub('<[^>]*>', '', code), re.M), path.name
             assert text.count('<details class="answer">') == text.count('</summary>') - text.count('<details class="admonition hide'), path.name
+
+    def test_a_table_that_a_cell_has_written_is_a_table(self):
+        for name in ('97_glossary', '92_misprints'): assert not re.search(r'<p>\|', (HTML/f'{name}.html').read_text(encoding='utf-8')), name
+
+    def test_wide_figures_are_marked(self):
+        text = (HTML/'02_manual_sgd.html').read_text(encoding='utf-8')
+        assert re.search('<img[^>]*class="wide"', text)
 
     def test_practice_copies_can_be_downloaded(self):
         for path in (ROOT/'_site'/'pages'/'practice').glob('*.ipynb'):

@@ -3,6 +3,7 @@
 `make site` calls it, and Sphinx makes the pages from what it writes (conf.py).
 """
 import ast, json, re, shutil, sys
+from base64 import b64decode
 from configparser import ConfigParser
 from importlib import import_module
 from inspect import isclass, unwrap
@@ -124,10 +125,15 @@ def is_tests(source):
     except SyntaxError: return False # a magic command
 
 
+def width_of(output):
+    "The pixels of a PNG from left to right, which stand in its first bytes."
+    png = ''.join(output.get('data', {}).get('image/png', ''))
+    return int.from_bytes(b64decode(png)[16:20], 'big') if png else 0
+
+
 def linked_output(output):
     "An output whose links to notebooks lead to their pages."
-    data = {kind: re.sub(r'(\]\(|href=")([\w.]+)\.ipynb', r'\1\2.html', ''.join(text)) if kind in ('text/markdown', 'text/html') else text
-            for kind, text in output.get('data', {}).items()}
+    data = {kind: re.sub(r'href="([\w.]+)\.ipynb', r'href="\1.html', ''.join(text)) if kind == 'text/html' else text for kind, text in output.get('data', {}).items()}
     return output | {'data': data} if data else output
 
 
@@ -138,6 +144,7 @@ def code_cells(nb_cell, question):
     tags, prompt = metadata.get('tags', []), 'Code'
     if 'tests' in metadata.get('mnist_sgd', {}) or is_tests(shown): tags, prompt = [*{*tags, 'hide-input'} - {'hide-cell'}], 'Tests'
     mystnb = metadata.get('mystnb', {}) | {'code_prompt_show': prompt, 'code_prompt_hide': prompt}
+    if any(width_of(output) > 500 for output in nb_cell['outputs']): mystnb['image'] = mystnb.get('image', {}) | {'classes': 'wide'}
     one = nb_cell | {'source': shown, 'metadata': {'tags': tags, 'mystnb': mystnb}, 'outputs': [*map(linked_output, nb_cell['outputs'])]}
     if not question: return [one]
     asked = one | {'outputs': []}
@@ -153,8 +160,8 @@ def local(text):
 
 
 def offers(path, practice):
-    "What a notebook's page offers below its head."
-    found = [f'{{download}}`Practice copy <practice/{path.name}>`'] if practice else []
+    "What a notebook's page offers, below the line that says how long it takes."
+    found = [f'{{download}}`Download the practice copy <practice/{path.name}>` ({{doc}}`how to practise </practice>`)'] if practice else []
     if ADDRESS: found.append(f"[Open in Colab](https://colab.research.google.com/github/{ADDRESS.partition('github.com/')[2]}/blob/{BRANCH}/nbs/{path.name})")
     return ' · '.join(found)
 
@@ -172,6 +179,8 @@ def page(path, names, answers, practice):
         text, id = local(linked(c['source'], module, names)), c['id']
         if folding: # the reason, up to the end of its paragraph
             reason, _, text = text.partition('\n\n')
+            *told, last = re.split(r'(?<=[.?!)]) (?=[A-Z`])', reason)
+            if told and last.endswith(':'): reason, text = ' '.join(told), f'{last}\n\n{text}' # it leads to the next cell
             cells.append(markdown(reason + '\n\n</details>', id + '-reason'))
             folding = False
         before, asks, question = text.rpartition(PREDICT)
@@ -179,7 +188,10 @@ def page(path, names, answers, practice):
         above, *ends = re.split(r'(?m)^(?=### (?:Questions|To try yourself)$)', text)
         if above: cells.append(markdown(above, id))
         for i, end in enumerate(ends): cells += with_answers(end, answers, f'{id}-{i}')
-    if offer := offers(path, practice): cells.insert(1, markdown(offer, 'offers'))
+    if offer := offers(path, practice):
+        paragraphs = cells[0]['source'].split('\n\n')
+        paragraphs.insert(3 if paragraphs[2:] and paragraphs[2].startswith('*') else len(paragraphs), offer)
+        cells[0]['source'] = '\n\n'.join(paragraphs)
     return nb | {'cells': cells}
 
 
@@ -220,14 +232,14 @@ def practice_page(copies):
     for path in copies:
         kinds = [task.kind for task in tasks(read(NBS/path.name))]
         counts = ' | '.join(str(kinds.count(kind) or '') for kind in ('predict', 'write', 'mend'))
-        rows.append(f'| [{title(NBS/path.name)}]({path.name}) | {counts} | {{download}}`{path.name} <practice/{path.name}>` |')
+        rows.append(f'| [{title(NBS/path.name)}]({path.name}) | {{download}}`download <practice/{path.name}>` | {counts} |')
     return '\n'.join([
         '# How to practise', '',
         'A practice copy is a notebook without its outputs. It asks you to predict them, leaves the bodies of functions for you to write, and has lines of the '
         'notes that you put right. It checks every answer on the spot, and nothing leaves your machine.', '',
         "Install the library with what the notebooks need, `pip install '.[notebooks]'`, and open a copy in Jupyter. "
         'All copies at once: `mnist_sgd_practice my_practice`. What you have done so far: `mnist_sgd_practice --score my_practice`.', '',
-        '| notebook | predict | write | mend | copy |', '| --- | --- | --- | --- | --- |', *rows, ''])
+        '| notebook | copy | predict | write | mend |', '| --- | --- | --- | --- | --- |', *rows, ''])
 
 
 def toctree(caption, entries): return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *entries, '```'])
@@ -240,13 +252,13 @@ def write(folder):
     write_copies(folder/'practice')
     copies = sorted((folder/'practice').glob('*.ipynb'))
     names, answers = public(), answers_of(NBS/'96_answers.ipynb')
-    walk = [path.stem for path in sorted(NBS.glob('[0-8]*.ipynb'))] + ['90_run']
-    appendices = [path.stem for path in sorted(NBS.glob('9*.ipynb')) if path.stem != '90_run']
-    library = ['practice', *[f'api/{name}' for name in names], 'changelog']
+    numbered = [f'{path.stem[:2]} {title(path)} <{path.stem}>' for path in sorted(NBS.glob('[0-9]*.ipynb'))]
+    first_appendix = next(i for i, entry in enumerate(numbered) if entry.startswith('91'))
+    trees = {'The walk': numbered[:first_appendix], 'Appendices': numbered[first_appendix:], 'Practice': ['practice'],
+             'Reference': [*[f'api/{name}' for name in names], 'changelog']}
     for path in NBS.glob('*.ipynb'):
         nb = page(path, names, answers.get(path.name, {}), (folder/'practice'/path.name).exists())
         if path.stem == 'index':
-            trees = {'The walk': walk, 'Practice and library': library, 'Appendices': appendices}
             nb['cells'] += [markdown(toctree(caption, entries), f'tree-{i}') for i, (caption, entries) in enumerate(trees.items())]
         (folder/path.name).write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     (folder/'api').mkdir()
