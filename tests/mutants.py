@@ -12,7 +12,7 @@ from pathlib import Path
 import coverage, pytest
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = 'test_notebooks.py', 'test_packaging.py', 'test_faults.py', 'test_mutants.py' # they compare sources, build wheels, or kill processes
+LEFT_OUT = 'test_notebooks.py', 'test_packaging.py', 'test_faults.py', 'test_mutants.py', 'test_site.py' # they compare sources, build wheels or pages, or kill processes
 SLOW = ( # tests that take long for the few lines that they alone cover, most of them because they start processes
     'test_killed_half_way', 'test_eight_processes', 'test_what_a_killed_writer', 'test_launch_refuses', 'test_three_workers_train',
     'test_two_runs_agree', 'test_seed_changes', 'test_without_fastai', 'test_command_exits_with_2',
