@@ -21,9 +21,8 @@ pytestmark = pytest.mark.pinned # the newest packages build no site
 # what pages.py writes
 
 def notebook(tmp_path, *cells, name='03_linear_model.ipynb'):
-    made = [nbformat.v4.new_markdown_cell(source) if kind == 'md' else nbformat.v4.new_code_cell(source, metadata=metadata, outputs=outputs)
-            for kind, source, metadata, outputs in ((*cell, {}, [])[:4] if len(cell) == 2 else (*cell, [])[:4] for cell in cells)]
-    nbformat.write(nbformat.v4.new_notebook(cells=made), tmp_path/name)
+    kinds = {'md': nbformat.v4.new_markdown_cell, 'py': nbformat.v4.new_code_cell}
+    nbformat.write(nbformat.v4.new_notebook(cells=[kinds[kind](source, **options) for kind, source, options in [(*cell, {})[:3] for cell in cells]]), tmp_path/name)
     return tmp_path/name
 
 
@@ -32,7 +31,7 @@ def sources(path, answers={}, practice=False): return [cell['source'] for cell i
 
 def test_the_answer_of_a_question_is_folded_with_its_reason(tmp_path):
     shown = nbformat.v4.new_output('execute_result', {'text/plain': '7'})
-    path = notebook(tmp_path, ('md', '# A\n\nText.\n\n**Predict.** What is 3 + 4?'), ('py', '3 + 4', {'mnist_sgd': {'question': 'sum'}}, [shown]),
+    path = notebook(tmp_path, ('md', '# A\n\nText.\n\n**Predict.** What is 3 + 4?'), ('py', '3 + 4', {'metadata': {'mnist_sgd': {'question': 'sum'}}, 'outputs': [shown]}),
                     ('md', 'Seven. And so:\n\nAnd on.'))
     nb = pages.page(path, {}, {}, False)
     texts = [cell['source'] for cell in nb['cells']]
@@ -44,7 +43,7 @@ def test_the_answer_of_a_question_is_folded_with_its_reason(tmp_path):
 
 def test_directives_go_and_tests_are_folded(tmp_path):
     path = notebook(tmp_path, ('md', '# A'), ('py', '#| default_exp a'), ('py', '#| export\n#| slow\ndef f(): pass'), ('py', '# it is\ntest_eq(1, 1)\nassert True'),
-                    ('py', 'f()', {'mnist_sgd': {'tests': 'f'}}), ('py', '%matplotlib inline'))
+                    ('py', 'f()', {'metadata': {'mnist_sgd': {'tests': 'f'}}}), ('py', '%matplotlib inline'))
     nb = pages.page(path, {}, {}, False)
     assert [cell['source'] for cell in nb['cells']] == ['# A', 'def f(): pass', '# it is\ntest_eq(1, 1)\nassert True', 'f()', '%matplotlib inline']
     folded = [('hide-input' in cell['metadata'].get('tags', []), cell['metadata'].get('mystnb', {}).get('code_prompt_show')) for cell in nb['cells'][1:]]

@@ -2,6 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 settings = ConfigParser(delimiters=['='])
@@ -30,15 +31,13 @@ python_display_short_literal_types = True
 add_module_names = False
 
 
-def inline(self, node): self.body.append(convert(node.astext()))
-def block(self, node): self.body.append(f"<div class=\"math\">{convert(node.astext(), display='block')}</div>")
+def formula(display):
+    "What shows a formula: in a line, or as a block."
+    def visit(self, node):
+        math = convert(node.astext(), display=display)
+        self.body.append(math if display == 'inline' else f'<div class="math">{math}</div>')
+        raise SkipNode
+    return visit, None
 
 
-def setup(app):
-    def visit(show):
-        def visit(self, node):
-            from docutils import nodes
-            show(self, node)
-            raise nodes.SkipNode
-        return visit
-    app.add_html_math_renderer('mathml', (visit(inline), None), (visit(block), None))
+def setup(app): app.add_html_math_renderer('mathml', formula('inline'), formula('block'))

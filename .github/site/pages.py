@@ -11,14 +11,13 @@ from pathlib import Path
 
 from fastcore.docments import docments
 
-from mnist_sgd.practice import tasks, write_copies
+from mnist_sgd.practice import _PREDICT, _is_test, _parts, _settings, tasks, write_copies
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT/'nbs'
 settings = ConfigParser(delimiters=['='])
 settings.read(ROOT/'settings.ini', encoding='utf-8')
 ADDRESS, BRANCH = settings['DEFAULT']['git_url'].rstrip('/'), settings['DEFAULT']['branch'] # of the repository, if it is set
-PREDICT = '**Predict.** '
 
 
 # the reference
@@ -32,46 +31,50 @@ def public():
     return {name: names for name, names in found.items() if names}
 
 
-def signature(function, name, drop):
-    "`name(a, b=1)` as it stands in the source, and {parameter: (kind, default)} as text; a path in it stays as it is written."
-    node = function_node(function)
-    args = node.args
-    positional = args.posonlyargs + args.args
-    defaults = [None]*(len(positional) - len(args.defaults)) + args.defaults
-    rows = [(a, d) for a, d in zip(positional + args.kwonlyargs, defaults + args.kw_defaults)][drop:]
-    if args.vararg: rows.insert(len(positional) - drop, (args.vararg, None))
-    text = {a.arg: (ast.unparse(a.annotation) if a.annotation else '', ast.unparse(d) if d else '') for a, d in rows}
-    return f"{name}({', '.join(p + (f'={default}' if default else '') for p, (_, default) in text.items())})", text
-
-
 def function_node(function):
     "The syntax tree of a function or method, found in its module by its qualified name."
-    node = ast.parse(Path(unwrap(function).__code__.co_filename).read_text(encoding='utf-8'))
-    for part in unwrap(function).__qualname__.split('.'):
+    node = ast.parse(Path(function.__code__.co_filename).read_text(encoding='utf-8'))
+    for part in function.__qualname__.split('.'):
         node = next(n for n in node.body if getattr(n, 'name', '') == part)
     return node
+
+
+def parameters_of(node, drop):
+    "{name: (kind, default)} as they are written, so that no path of this machine is shown; without the first `drop`."
+    def text(part): return ast.unparse(part) if part else ''
+    args = node.args
+    positional = args.posonlyargs + args.args
+    rows = [*zip(positional, [None]*(len(positional) - len(args.defaults)) + args.defaults)][drop:]
+    if args.vararg: rows.append((args.vararg, None))
+    return {a.arg: (text(a.annotation), text(default)) for a, default in [*rows, *zip(args.kwonlyargs, args.kw_defaults)]}
 
 
 def cell(text): return text.replace('|', r'\|').replace('\n', ' ') # of a table
 
 
-def described(thing, name, kind, drop=0):
-    "The directive of a function, a class or a method, with its parameters as a table."
-    function = thing.__init__ if isclass(thing) else thing
-    has_source = hasattr(unwrap(function), '__code__')
-    head, parameters = signature(function, name, drop or isclass(thing)) if has_source else (name, {})
-    lines = ['', thing.__doc__ and re.split(r'\n\n    \w+: ', thing.__doc__)[0].replace('\n    ', '\n').strip() or '', '']
-    comments = docments(function, full=True, returns=True) if has_source else {}
-    def code(kind, default): return ' = '.join(filter(None, (kind, default))) if kind or not default else f'= {default}'
-    rows = [(p, code(*parameters[p]), (comments[p]['docment'] or '') if p in comments else '') for p in parameters]
-    returns = function_node(function).returns if has_source and not isclass(thing) else None
-    if returns is not None and ast.unparse(returns) != 'None': rows.append(('returns', ast.unparse(returns), comments['return']['docment'] or ''))
+def table(node, parameters, comments):
+    "The rows of a reference: each parameter with its kind, its default and its comment, and what is returned."
+    def kind_of(kind, default): return ' = '.join(filter(None, (kind, default))) if kind or not default else f'= {default}'
+    rows = [(f'`{name}`', kind_of(*parameters[name]), comments.get(name, {}).get('docment')) for name in parameters]
+    if node.name != '__init__' and node.returns and (kind := ast.unparse(node.returns)) != 'None': rows.append(('returns', kind, comments['return']['docment']))
     rows = [row for row in rows if row[1] or row[2]] # not `learn`, which every callback's method takes
-    if rows: lines += ['| name | kind | meaning |', '| --- | --- | --- |']
-    for row in rows: lines.append('| {} | {} | {} |'.format(row[0] if row[0] == 'returns' else f'`{row[0]}`', cell(row[1] and f'`{row[1]}`'), cell(row[2])))
+    lines = [f"| {name} | {cell(kind and f'`{kind}`')} | {cell(meaning or '')} |" for name, kind, meaning in rows]
+    return ['| name | kind | meaning |', '| --- | --- | --- |', *lines] if lines else []
+
+
+def described(thing, name, kind):
+    "The directive of a function, a class or a method, with its parameters as a table."
+    function = unwrap(thing.__init__ if isclass(thing) else thing)
+    about = re.split(r'\n\n    \w+: ', thing.__doc__ or '')[0].replace('\n    ', '\n').strip() # without the comments that help() adds
+    head, lines = name, ['', about, '']
+    if hasattr(function, '__code__'): # a class may have no __init__ of its own
+        node = function_node(function)
+        parameters = parameters_of(node, kind != 'function') # but not self
+        head += f"({', '.join(p + (f'={default}' if default else '') for p, (_, default) in parameters.items())})"
+        lines += table(node, parameters, docments(function, full=True, returns=True))
     if isclass(thing):
-        methods = [m for m in vars(thing) if m[0] != '_' and getattr(vars(thing)[m], '__doc__', None) and hasattr(vars(thing)[m], '__code__')]
-        for method in methods: lines += ['', described(vars(thing)[method], method, 'method', 1)]
+        for method, its in vars(thing).items():
+            if method[0] != '_' and its.__doc__ and hasattr(its, '__code__'): lines += ['', described(its, method, 'method')]
     fence = '::::' if isclass(thing) else ':::'
     return '\n'.join([f'{fence}{{py:{kind}}} {head}', *lines, fence])
 
@@ -114,14 +117,9 @@ def linked(text, module, names):
     return ''.join(outside_code(part) if i % 2 == 0 else part for i, part in enumerate(lines))
 
 
-def without_directives(source): return re.sub(r'\A(?:#\|[^\n]*\n?)+', '', source).lstrip('\n')
-
-
 def is_tests(source):
     "Whether each statement is a test."
-    def name(call): return getattr(call.func, 'id', getattr(call.func, 'attr', ''))
-    def is_test(n): return isinstance(n, ast.Assert) or isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and name(n.value).startswith(('test_', 'assert_'))
-    try: return all(map(is_test, ast.parse(source).body))
+    try: return all(map(_is_test, ast.parse(source).body))
     except SyntaxError: return False # a magic command
 
 
@@ -139,10 +137,10 @@ def linked_output(output):
 
 def code_cells(nb_cell, question):
     "A code cell as the site shows it: no directives, tests folded, and what answers a question apart, to be folded with its reason."
-    shown, metadata = without_directives(nb_cell['source']), nb_cell['metadata']
+    shown, metadata = _parts(nb_cell)[1], nb_cell['metadata']
     if not shown: return []
     tags, prompt = metadata.get('tags', []), 'Code'
-    if 'tests' in metadata.get('mnist_sgd', {}) or is_tests(shown): tags, prompt = [*{*tags, 'hide-input'} - {'hide-cell'}], 'Tests'
+    if 'tests' in _settings(nb_cell) or is_tests(shown): tags, prompt = sorted({*tags, 'hide-input'} - {'hide-cell'}), 'Tests'
     mystnb = metadata.get('mystnb', {}) | {'code_prompt_show': prompt, 'code_prompt_hide': prompt}
     if any(width_of(output) > 500 for output in nb_cell['outputs']): mystnb['image'] = mystnb.get('image', {}) | {'classes': 'wide'}
     one = nb_cell | {'source': shown, 'metadata': {'tags': tags, 'mystnb': mystnb}, 'outputs': [*map(linked_output, nb_cell['outputs'])]}
@@ -172,7 +170,7 @@ def page(path, names, answers, practice):
     for c in nb['cells']:
         c['source'] = ''.join(c['source'])
         if c['cell_type'] == 'code':
-            question = 'question' in c['metadata'].get('mnist_sgd', {})
+            question = 'question' in _settings(c)
             cells += code_cells(c, question)
             folding = folding or question
             continue
@@ -183,8 +181,8 @@ def page(path, names, answers, practice):
             if told and last.endswith(':'): reason, text = ' '.join(told), f'{last}\n\n{text}' # it leads to the next cell
             cells.append(markdown(reason + '\n\n</details>', id + '-reason'))
             folding = False
-        before, asks, question = text.rpartition(PREDICT)
-        if asks: text = f'{before}:::{{admonition}} Predict\n:class: question\n{question}\n:::'
+        before, asks, question = text.rpartition(_PREDICT)
+        if asks: text = f'{before}:::{{admonition}} Predict\n:class: question\n{question.lstrip()}\n:::'
         above, *ends = re.split(r'(?m)^(?=### (?:Questions|To try yourself)$)', text)
         if above: cells.append(markdown(above, id))
         for i, end in enumerate(ends): cells += with_answers(end, answers, f'{id}-{i}')
@@ -218,8 +216,8 @@ def with_answers(text, answers, id):
         if not answer: rest.append(part); continue
         cells += [markdown(''.join(rest) + part.rstrip() + '\n\n<details class="answer"><summary>Answer</summary>', f'{id}-{number[1]}')]
         for i, c in enumerate(answer):
-            new = code_cells(c | {'id': f"{c['id']}-{i}"}, False) if c['cell_type'] == 'code' else [markdown(c['source'], f"{c['id']}-{i}")]
-            cells += new
+            id_there = f"{c['id']}-{i}"
+            cells += code_cells(c | {'id': id_there}, False) if c['cell_type'] == 'code' else [markdown(c['source'], id_there)]
         cells.append(markdown('</details>', f'{id}-{number[1]}-end'))
         rest = []
     return cells + ([markdown(''.join(rest), id)] if ''.join(rest).strip() else [])
