@@ -75,7 +75,7 @@ if __name__ == "__main__":
         # the notebooks of the walk travel inside the package, where mnist_sgd_practice finds them
         packages=find_packages(include=[cfg["lib_name"]]) + [nbs],
         package_dir={nbs: cfg["nbs_path"]},
-        package_data={cfg["lib_name"]: ["mnist.npz", "figures.mplstyle", "py.typed", "__init__.pyi"], nbs: ["[0-8]*.ipynb"]},
+        package_data={cfg["lib_name"]: ["mnist.npz", "strokes.json", "draw.html", "figures.mplstyle", "py.typed", "__init__.pyi"], nbs: ["[0-8]*.ipynb"]},
         install_requires=cfg["requirements"].split(),
         extras_require=extras(),
         entry_points={"console_scripts": cfg["console_scripts"].split()},

@@ -26,10 +26,13 @@ from .all_digits import (
     load_all as load_all, mean_distances as mean_distances, log_sum_exp as log_sum_exp, log_softmax as log_softmax, softmax as softmax,
     cross_entropy as cross_entropy, digit_accuracy as digit_accuracy, digit_loaders as digit_loaders, scores as scores,
     Anneal as Anneal, confusion as confusion, plot_confusion as plot_confusion, make_conv as make_conv, save_model as save_model,
-    load_model as load_model, predict_image as predict_image)
+    load_model as load_model)
 from .speed import mnist_grad as mnist_grad, fast_epoch as fast_epoch, fast_digits_epoch as fast_digits_epoch
 from .many_workers import (
     launch as launch, Workers as Workers, Checkpoint as Checkpoint, step_bytes as step_bytes, step_seconds as step_seconds)
-from .run import climb as climb, climb_table as climb_table, climb_figure as climb_figure
+from .own_handwriting import (
+    NearestMean as NearestMean, draw_strokes as draw_strokes, prepare as prepare, redraw as redraw, draw_page as draw_page, find_ink as find_ink,
+    read_digit as read_digit, predict_image as predict_image)
+from .run import climb as climb, climb_table as climb_table, climb_figure as climb_figure, trained_models as trained_models
 from .misprints import MISPRINTS as MISPRINTS
 from .practice import write_copies as write_copies, score as score

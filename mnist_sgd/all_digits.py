@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['load_all', 'mean_distances', 'log_sum_exp', 'log_softmax', 'softmax', 'cross_entropy', 'digit_accuracy',
-           'digit_loaders', 'scores', 'Anneal', 'confusion', 'plot_confusion', 'make_conv', 'save_model', 'load_model',
-           'predict_image']
+           'digit_loaders', 'scores', 'Anneal', 'confusion', 'plot_confusion', 'make_conv', 'save_model', 'load_model']
 
 # %% ../nbs/08_all_digits.ipynb #aa797ac6
 import json
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checks import Classes, Float, Module, NoNaN, Shaped, at, checked, ensure, evaluating
+from .checks import Classes, Float, Module, NoNaN, Shaped, checked, evaluating
 from .data import NPZ, load_digit
 from .learner_from_scratch import set_lr
 from .linear_model import BatchLoader
-from .storage import _read_image, load_arrays, write_file
+from .storage import load_arrays, write_file
 
 # %% ../nbs/08_all_digits.ipynb #0a02ded7
 def load_all(
@@ -193,18 +191,3 @@ def load_model(
                          f"make the model that was saved{made_by and f', as its header says: {made_by}' or ''}")
     model.load_state_dict(weights)
     return model.eval(), made_by
-
-@checked
-def predict_image(
-    image, # the path of a file, or an array (28, 28) or (784,): floats in [0, 1], or whole numbers from 0 to 255. Bright ink on a background of 0
-    model:Module, # from images (n, 784) to scores, or to one raw prediction
-)->tuple[int, Tensor]: # the class (of one prediction: 1 if it is above 0, for the digit whose target is 1), and the probability of each class
-    "What a model reads in one image. Raises ValueError: no such image, another size, pixels outside of the range."
-    if isinstance(image, (str, Path)): image = _read_image(image)
-    try: x = torch.as_tensor(image if isinstance(image, Tensor) else np.array(image))
-    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"image must be a path or an array (28, 28), got {type(image).__name__}") from e
-    x, (kind, most) = ensure(Shaped[Tensor, '28 28'], x.view(28, 28) if x.shape == (784,) else x, 'image'), ('floats', 1) if x.is_floating_point() else ('whole numbers', 255)
-    if not (0 <= x.min() and x.max() <= most): raise ValueError(f"image must hold {kind} from 0 to {most}, got {x.min():g} to {x.max():g}")
-    with at('image', x): preds = scores(model, x[None]).flatten().detach().cpu()
-    if len(preds) == 1: preds = torch.cat([0*preds, preds]) # whose softmax is that of the sigmoid
-    return int(preds.argmax()), preds.softmax(0)

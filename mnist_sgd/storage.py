@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -340,7 +340,7 @@ def _cache(chosen):
 # %% ../nbs/95_storage.ipynb #f4c82521
 def _write_once(folder, kind, npz, seal, progress):
     "Write a folder of images, unless another program does."
-    cache, ours = folder.parent, (*_FOLDERS, 'mnist_sgd')
+    cache, ours = folder.parent, (*_FOLDERS, 'mnist_sgd', 'models')
     foreign = [o for o in os.listdir(cache) if o != '.DS_Store' and o.partition('.')[0] not in ours] if cache.exists() else []
     if foreign: raise ValueError(f"{cache} holds other files, such as {min(foreign)}; name a new folder for the images")
     cache.mkdir(parents=True, exist_ok=True)
@@ -385,31 +385,38 @@ def mnist_png(
 # %% ../nbs/95_storage.ipynb #a8d5bcdb
 def _listed(folder):
     "Names in a folder, sorted, without hidden ones."
-    try: return sorted(name for name in os.listdir(folder) if not name.startswith('.'))
-    except OSError as e: raise ValueError(f"cannot read the folder {folder} ({e.strerror}); name one with a folder for each class") from e
+    try: return sorted(o.name for o in folder.iterdir() if not o.name.startswith(('.', '__MACOSX')))
+    except OSError as e: raise ValueError(f"cannot read the folder {folder} ({e.strerror}); name one with a folder for each class, or a zip of such folders") from e
 
-def _read_image(file):
-    "A 28 x 28 image in greys, as uint8."
+def _read_image(file, most=None):
+    "A 28 x 28 image in greys, as uint8; of any size if `most` is given, then upright and with at most so many pixels a side."
     try:
-        with Image.open(Path(file)) as im:
-            wrong = (f"has {im.width} x {im.height} pixels; it needs 28 x 28" if im.size != (28, 28) else
+        with (Path(file) if isinstance(file, str) else file).open('rb') as content, Image.open(content) as im:
+            wrong = (f"has {im.width} x {im.height} pixels; it needs 28 x 28" if im.size != (28, 28) and not most else
                      "has more than 8 bits for a grey; save it with 8" if im.mode[0] in 'IF' else
                      "is transparent in places; give it a background" if im.convert('RGBA').getextrema()[3][0] < 255 else '')
-            if not wrong: return np.array(im.convert('L'))
-    except (FileNotFoundError, IsADirectoryError) as e: raise ValueError(f"{file} is not an image ({e.strerror})") from e
+            grey = ImageOps.exif_transpose(im).convert('L') # as the camera was held
+            if most: grey.thumbnail((most, most), Image.Resampling.BOX)
+            if not wrong: return np.array(grey)
+    except (FileNotFoundError, IsADirectoryError) as e: raise ValueError(f"{file} is not an image ({e.strerror or 'it is a folder'})") from e
     except Exception as e: raise ValueError(f"{file} cannot be read as an image; save it again, or leave it out") from e
     raise ValueError(f"{file} {wrong}")
 
+def _opened_folder(path):
+    "A folder, or a zip to be read like one."
+    try: return zipfile.Path(path) if zipfile.is_zipfile(path) else Path(path)
+    except zipfile.BadZipFile as e: raise ValueError(f"{path} is a damaged zip ({e}); save it again") from e
+
 def load_folder(
-    path:str|Path, # folder with one sub-folder for each class, which holds nothing but images of 28 x 28 pixels
+    path:str|Path, # folder with one sub-folder for each class, which holds nothing but images of 28 x 28 pixels; or a zip of such folders
 )->tuple[Tensor, Tensor, list[str]]: # x (n, 784) float32 in [0, 1], y (n,) int64, names of the classes; sorted by name
     "Images of your own, colours turned into greys. (Hidden files are skipped.) Raises a ValueError that names any other file."
-    path = Path(path)
-    names = [name for name in _listed(path) if (path/name).is_dir()]
-    groups = [_listed(path/name) for name in names]
+    folder = _opened_folder(path)
+    names = [name for name in _listed(folder) if (folder/name).is_dir()]
+    groups = [_listed(folder/name) for name in names]
     if not names: raise ValueError(f"{path} has no sub-folder; it needs one for each class")
     for name,group in zip(names, groups):
-        if not group: raise ValueError(f"{path/name} holds no image")
-    images = [_read_image(path/name/file) for name,group in zip(names, groups) for file in group]
+        if not group: raise ValueError(f"{Path(path)/name} holds no image")
+    images = [_read_image(folder/name/file) for name,group in zip(names, groups) for file in group]
     y = torch.arange(len(names)).repeat_interleave(torch.tensor([*map(len, groups)]))
     return torch.from_numpy(_as_float(np.stack(images)).reshape(-1, 784)), y, names

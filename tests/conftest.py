@@ -3,6 +3,7 @@
 Nothing heavy is imported on top, because the process that only hands out the tests reads this file, too.
 """
 import os
+import shutil
 
 import pytest
 from hypothesis import settings
@@ -89,6 +90,17 @@ def tiny_dl():
     from mnist_sgd.linear_model import BatchLoader
     generator = torch.Generator().manual_seed(0)
     return BatchLoader(torch.rand(4, 784, generator=generator), torch.tensor([[1], [0], [1], [0]]), 2)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not chromium: pytest.skip('there is no Chromium to try pages with')
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'])
+        yield browser
+        browser.close()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -135,7 +135,17 @@ QUESTIONS = {
         'ring_sends': (1200, 2400),
         'thousand_machines': (2, 500),
         'best_of_many': (1, 64),
-        'step_of_two': (104, 10)}}
+        'step_of_two': (104, 10)},
+    '11_own_handwriting': {
+        'forty_shrunk': (21, 38),
+        'longer_side': (20, 28),
+        'middle_row': (14, 10),
+        'changed_by_prepare': (0, 9000),
+        'moved_by_four': (.2, .8),
+        'turned_and_prepared': (False, True),
+        'thick_pen': (12, 19),
+        'unknown_layer': (TypeError, None),
+        'other_twenty': (8, 20)}}
 
 BODIES = {
     '00_data': {},
@@ -204,7 +214,12 @@ BODIES = {
     '10_many_workers': {
         'Workers': ("learn.yb[self.rank::self.world]", "learn.yb[:self.world]", 'every third image'),
         'step_bytes': ("*parameters*4", "*parameters", 'two machines send each number once'),
-        'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')}}
+        'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')},
+    '11_own_handwriting': {
+        'NearestMean': ("-mean_distances", "mean_distances", 'nearest to the mean'),
+        'prepare': ("14.5 - at - 1e-5", "14 - side/2", 'as it went in'),
+        'redraw': ("*scale + 52", " + 52", 'half as large'),
+        'find_ink': ("if -ink.min() > ink.max(): ink = -ink", "pass", 'dark on bright')}}
 
 
 def text(cell): return ''.join(cell['source'])

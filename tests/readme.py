@@ -30,7 +30,7 @@ def readme(page=ROOT/'nbs'/'index.ipynb'):
     text, resources = MarkdownExporter(config=config).from_notebook_node(nb, {'output_files_dir': 'nbs/images'})
     # the links of the notebook are relative to nbs/, those of README.md to the top
     text = re.sub(r'\]\(\.\./', '](', text)
-    text = re.sub(r'\]\((\d\w*\.ipynb|images/)', r'](nbs/\1', text)
+    text = re.sub(r'\]\((\d\w*\.ipynb|images/|draw\.html)', r'](nbs/\1', text)
     text = re.sub(r'!\[png\]\(nbs.images.([^)]+)\)', lambda m: f'![{words[m[1]]}](nbs/images/{m[1]})', text)
     return text, {name.replace('\\', '/'): png for name, png in resources['outputs'].items()}
 

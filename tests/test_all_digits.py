@@ -1,6 +1,5 @@
 import math
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,11 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, strategies as st
-from PIL import Image
 from torch import nn, tensor
 from torch.testing import assert_close
 
 from mnist_sgd.all_digits import (Anneal, confusion, cross_entropy, digit_accuracy, digit_loaders, load_all, load_model, log_softmax,
-                                  log_sum_exp, make_conv, mean_distances, plot_confusion, predict_image, save_model, scores, softmax)
+                                  log_sum_exp, make_conv, mean_distances, plot_confusion, save_model, scores, softmax)
 from mnist_sgd.data import load_digit
 from mnist_sgd.learner_from_scratch import Learner, Metrics
 from mnist_sgd.linear_model import BatchLoader
@@ -270,57 +268,6 @@ def test_scores_follow_the_model(valid_10):
         assert scores(model, valid_10[0][:3]).dtype == next(model.parameters()).dtype
     assert scores(nn.Linear(784, 10, device='meta'), valid_10[0][:3]).is_meta
     assert scores(nn.Identity(), valid_10[0][:3].byte()).dtype == torch.float32
-
-
-@pytest.fixture(scope='module')
-def means(valid_10): # the nearest mean image, as a linear model
-    x, y = valid_10
-    means = torch.stack([x[y == digit].mean(0) for digit in range(10)])
-    model = nn.Linear(784, 10)
-    with torch.no_grad(): model.weight.copy_(means), model.bias.copy_(-(means**2).sum(1)/2)
-    return model.train()
-
-
-def test_predict_image_of_a_file_or_an_array(valid_10, means, tmp_path):
-    image = load_digit(7, 'valid', torch.uint8)[0]
-    Image.fromarray(image.numpy()).save(tmp_path/'seven.png')
-    Image.fromarray(image.numpy()).convert('RGB').save(tmp_path/'colour.png')
-    wanted = softmax(means(image.flatten()[None]/255.).detach())[0]
-    for same in (tmp_path/'seven.png', str(tmp_path/'colour.png'), image, image.numpy(), image.float()/255, (image.numpy()/255), image.long().tolist(), image.float().div(255).requires_grad_(),
-                 image.float().flatten()/255, Image.fromarray(image.numpy())):
-        digit, probabilities = predict_image(same, means)
-        assert digit == 7 and type(digit) is int and not probabilities.requires_grad
-        assert_close(probabilities, wanted)
-    assert means.training
-
-
-def test_predict_image_with_one_raw_prediction():
-    for bias, digit in ((2., 1), (-2., 0), (0., 0)):
-        model = nn.Linear(784, 1)
-        with torch.no_grad(): model.weight.zero_(), model.bias.fill_(bias)
-        found, probabilities = predict_image(torch.zeros(28, 28), model)
-        assert found == digit
-        assert_close(probabilities, tensor([1 - tensor(bias).sigmoid(), tensor(bias).sigmoid()]))
-
-
-@pytest.mark.parametrize('image, kind, message', [
-    (torch.zeros(28, 27), ValueError, r'^image must have the shape \(28, 28\), got float32 \(28, 27\)'),
-    (torch.zeros(1, 28, 28), ValueError, r'^image must have the shape \(28, 28\), got float32 \(1, 28, 28\)'),
-    (torch.full((28, 28), 255.), ValueError, '^image must hold floats from 0 to 1, got 255 to 255$'),
-    (torch.full((28, 28), -1), ValueError, '^image must hold whole numbers from 0 to 255, got -1 to -1$'),
-    (torch.full((28, 28), math.nan), ValueError, '^image must hold floats from 0 to 1, got nan to nan$'),
-    ('missing.png', ValueError, r'^missing.png is not an image \(No such file'), (None, TypeError, '^image must be a path or an array'), ('', ValueError, 'is not an image'), (3, ValueError, r'\(28, 28\)')])
-def test_predict_image_refuses(image, kind, message, means, tmp_path):
-    with pytest.raises(kind, match=message): predict_image(image, means)
-
-
-@pytest.mark.parametrize('content', [b'', b'text', None])
-def test_predict_image_refuses_files(content, means, tmp_path):
-    path = tmp_path/'image.png'
-    if content is None: Image.new('L', (29, 28)).save(path)
-    else: path.write_bytes(content)
-    with pytest.raises(ValueError, match='image.png'): predict_image(path, means)
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path))): predict_image(tmp_path, means)
 
 
 def test_load_model_names_the_part_that_differs(tmp_path):

@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from mnist_sgd.basic_optim import BasicOptim, train_model
-from mnist_sgd.all_digits import predict_image
 from mnist_sgd.fastai_learner import CheckLoss, fit_learner, make_dls, make_learner
 from mnist_sgd.linear_model import batch_accuracy, mnist_loss
+from mnist_sgd.own_handwriting import predict_image
 from mnist_sgd.replay import skip_draws
 
 

@@ -113,7 +113,7 @@ GIVEN = {
     '03_linear_model': {'predict_batches', 'mean_over'},
     '06_neural_net': {'log_loss'},
     '07_learner_from_scratch': {'ToDevice'},
-    '08_all_digits': {'save_model', 'predict_image'}}
+    '08_all_digits': {'save_model'}}
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name < '09'])

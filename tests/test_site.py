@@ -1,5 +1,5 @@
 """The site: what `.github/site/pages.py` writes, the pages that `make site` makes of it, and a browser that reads them."""
-import importlib.util, json, re, shutil
+import importlib.util, json, re
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +68,10 @@ def test_a_page_offers_its_practice_copy_and_colab_where_there_is_an_address(tmp
     assert sources(path, practice=True)[0] == f'# A\n\n{download} · {colab}'
     head = notebook(tmp_path, ('md', '# A\n\n> It.\n\n*About 5 minutes.*\n\nHere it is:'))
     assert sources(head) == [f'# A\n\n> It.\n\n*About 5 minutes.*\n\n{colab}\n\nHere it is:']
+
+
+def test_the_page_to_draw_on_is_linked_as_it_is(tmp_path):
+    assert sources(notebook(tmp_path, ('md', '# A\n\nDraw on [this page](draw.html).'))) == ['# A\n\nDraw on <a href="draw.html">this page</a>.']
 
 
 def test_answers_stand_below_their_questions(tmp_path):
@@ -158,19 +162,6 @@ class TestPages:
 
 # a browser
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-
-
-@pytest.fixture(scope='module')
-def browser():
-    if not CHROMIUM: pytest.skip('there is no Chromium to try the site with')
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'])
-        yield browser
-        browser.close()
-
-
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
@@ -221,6 +212,13 @@ class TestBrowser:
         answer.locator('summary').click()
         assert output.is_visible() and 'torch.Size([12396, 784])' in output.inner_text()
         assert tab.locator('math').count() > 5
+
+    def test_the_page_to_draw_on_is_there_and_in_its_notebook(self, tab, address):
+        tab.goto(f'{address}/index.html')
+        tab.locator('a[href="draw.html"]').first.click()
+        assert tab.url == f'{address}/draw.html' and tab.inner_text('#told').startswith('The pad is empty')
+        tab.goto(f'{address}/11_own_handwriting.html')
+        assert tab.frame_locator('iframe').locator('#told').inner_text().startswith('The pad is empty')
 
     def test_a_name_leads_to_the_reference_and_the_page_to_the_next(self, tab, address):
         tab.goto(f'{address}/03_linear_model.html')

@@ -25,6 +25,7 @@ html_static_path = ['static']
 html_favicon = 'static/icon.svg'
 html_css_files = ['site.css']
 html_copy_source = False
+html_extra_path = ['../../nbs/draw.html']
 html_show_sphinx = False
 html_math_renderer = 'mathml'
 python_display_short_literal_types = True

@@ -153,6 +153,7 @@ def code_cells(nb_cell, question):
 def local(text):
     "The text with its links as the site has them: files that are no pages lead to the repository, if its address is set."
     text = text.replace('(../CHANGELOG.md)', '(changelog.md)')
+    text = re.sub(r'\[([^\]]*)\]\(draw\.html\)', r'<a href="draw.html">\1</a>', text) # a page of its own, which Sphinx takes as it is
     text = re.sub(r'\[([^\]]*)\]\(\.\./([^)]*)\)', rf'[\1]({ADDRESS}/blob/{BRANCH}/\2)' if ADDRESS else r'\1', text)
     return re.sub(r'\]\(#([^)]*)\)', lambda m: f'](#{m[1].lower()})', text) # as Sphinx writes an anchor
 
@@ -263,6 +264,8 @@ def write(folder):
     for module, public_names in names.items(): (folder/'api'/f'{module}.md').write_text(reference(module, public_names), encoding='utf-8')
     (folder/'practice.md').write_text(practice_page(copies), encoding='utf-8')
     shutil.copy(ROOT/'CHANGELOG.md', folder/'changelog.md')
+    (folder/'images').mkdir()
+    shutil.copy(NBS/'images'/'draw.png', folder/'images')
 
 
 if __name__ == '__main__': write(Path(sys.argv[1]))
