@@ -394,7 +394,7 @@ def main(
         import matplotlib.figure
         if backend is not None: os.environ['MPLBACKEND'] = backend
         progress = bool(sys.stderr) and sys.stderr.isatty()
-        _show(climb(o.epochs, o.lr, o.batch_size, o.seed, o.device, progress, o.all, save=o.save), o.plot, o.json)
+        _show(climb(o.epochs, o.lr, o.batch_size, o.seed, o.device, progress, o.all, None, o.save), o.plot, o.json)
 
 # %% ../nbs/90_run.ipynb #d83c5e19
 def trained_models(

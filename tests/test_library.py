@@ -13,7 +13,7 @@ import pytest
 import mnist_sgd
 
 BELOW = 'checks', 'storage', 'replay' # all steps may import these
-WALK = [*BELOW, 'data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'all_digits', 'speed', 'many_workers', 'run', 'misprints', 'practice']
+WALK = [*BELOW, 'data', 'pixel_similarity', 'manual_sgd', 'linear_model', 'basic_optim', 'fastai_learner', 'neural_net', 'learner_from_scratch', 'all_digits', 'speed', 'many_workers', 'own_handwriting', 'run', 'misprints', 'practice']
 
 
 def loaded_after(statement):

@@ -441,7 +441,7 @@ def test_a_notebook_shows_the_figure_once(tmp_path):
 
 def test_public_names_and_the_old_ones(two_epochs, capsys):
     import mnist_sgd.run
-    assert mnist_sgd.run.__all__ == ['climb', 'climb_table', 'climb_figure']
+    assert mnist_sgd.run.__all__ == ['climb', 'climb_table', 'climb_figure', 'trained_models']
     with pytest.warns(DeprecationWarning, match='table is now called climb_table'):
         assert mnist_sgd.run.table(two_epochs) == climb_table(two_epochs)
     with pytest.raises(SystemExit): main(['--help'])
@@ -603,7 +603,7 @@ def test_a_progress_bar_is_for_a_terminal(monkeypatch, tmp_path, stderr, shown):
     monkeypatch.setattr('mnist_sgd.run.climb', lambda *args: given.append(args))
     monkeypatch.setattr('mnist_sgd.run._show', lambda *args: None)
     main(['--seed', '3'])
-    assert given == [(None, None, None, 3, 'cpu', shown, False)]
+    assert given == [(None, None, None, 3, 'cpu', shown, False, None, None)]
 
 
 def test_a_reader_who_stops_it_gets_no_traceback(monkeypatch, tmp_path, capsys):
