@@ -105,7 +105,7 @@ def scores(
     "The model's outputs, in evaluation mode and a thousand images at a time, where the model is."
     x = images.flatten(1)
     if not x.is_floating_point(): x = x.float()/(1 if x.dtype == torch.bool else 255)
-    x = x.to(next(model.parameters(), x)) # to its device, and its kind of floats
+    x = x.to(next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), x)) # to its device, and its kind of floats
     with evaluating(model): return torch.cat([model(xb) for xb in x.split(1000)])
 
 # %% ../nbs/08_all_digits.ipynb #e686a12c

@@ -58,10 +58,10 @@ def draw_strokes(
 # %% ../nbs/11_own_handwriting.ipynb #5e204d6f
 @checked
 def prepare(
-    image:NoNaN[Tensor, 'height width'], # bright ink on a background of 0
+    image:NoNaN[Tensor, 'n m'], # bright ink on a background of 0
 )->Float[Tensor, '28 28']:
     "The ink as in MNIST: the longer side 20 pixels, the centre of mass in the middle. Raises ValueError: no ink."
-    if not (image > 0).any(): raise ValueError("image has no ink: no pixel is above 0")
+    if not (0 <= image.min() and 0 < image.max() < math.inf): raise ValueError(f"image must have ink above 0 and paper of 0, got {image.min():g} to {image.max():g}")
     rows, columns = ((image > 0).any(axis).nonzero().flatten() for axis in (1, 0))
     ink = image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     height, width = (max(1, math.floor(20*side/max(ink.shape) + .5)) for side in ink.shape)
@@ -79,7 +79,7 @@ def redraw(
     if not strokes: raise ValueError("strokes is empty: nothing was drawn")
     strokes = [*map(_points, strokes)]
     low, high = torch.cat(strokes).amin(0), torch.cat(strokes).amax(0)
-    scale = (200 - 24)/(high - low).max().clamp_min(1) # to ten times the final 20 pixels, with the pen
+    scale = (200 - 24)/(high - low).max().clamp_min(1e-9) # to ten times the final 20 pixels, with the pen
     return prepare(draw_strokes([(points - low)*scale + 52 for points in strokes], pen=24))
 
 # %% ../nbs/11_own_handwriting.ipynb #19eba14a
@@ -106,13 +106,13 @@ def _leaves(model): return [leaf for part in model for leaf in _leaves(part)] if
 
 def _layers(name, model):
     "What the page must know of a model."
-    found, x = [], torch.zeros(1, 28*28, dtype=torch.float64)
-    for layer in _leaves(deepcopy(ensure(Module, model, f'models[{name!r}]')).cpu().double().eval()):
+    found, x = [], torch.zeros(2, 28*28, dtype=torch.float64)
+    for layer in _leaves(deepcopy(ensure(Module, model, f'models[{name!r}]')).cpu().float().double().eval()):
         with at(f'models[{name!r}]', x), torch.no_grad(): known, y = _layer(layer, x.shape[1:]), layer(x)
         if known: found.append(known | {'shape': x.shape[1:], 'out': y.shape[1:]})
         x = y
     if not x.isfinite().all(): raise ValueError(f"models[{name!r}] gives {x[~x.isfinite()][0]:g}; are its weights finite?")
-    if x.shape != (1, 10): raise ValueError(f"models[{name!r}] must give ten scores for an image, got the shape {tuple(x.shape[1:])}")
+    if x.shape != (2, 10): raise ValueError(f"models[{name!r}] must give ten scores for an image, got the shape {tuple(x.shape[1:])}")
     return found
 
 # %% ../nbs/11_own_handwriting.ipynb #33c78c0f
@@ -131,14 +131,15 @@ def draw_page(
 # %% ../nbs/11_own_handwriting.ipynb #828bd561
 @checked
 def find_ink(
-    grey:NoNaN[Tensor, 'height width'], # in [0, 1]: a digit on plain paper, dark on light or light on dark, with paper along the edges
-)->Float[Tensor, 'height width']: # bright ink on a background of 0; the brightest is 1
+    grey:NoNaN[Tensor, 'n m'], # in [0, 1]: a digit on plain paper, dark on light or light on dark, with paper all around
+)->Float[Tensor, 'n m']: # bright ink on a background of 0; the brightest is 1
     "What differs from the paper, whose brightness may change evenly. Raises ValueError: no ink, or no plain paper."
-    top, bottom, left, right = (edge.median() for edge in (grey[0], grey[-1], grey[:, 0], grey[:, -1]))
-    y, x = torch.linspace(-.5, .5, len(grey))[:, None], torch.linspace(-.5, .5, len(grey.T))
-    paper = (top + bottom + left + right)/4 + (bottom - top)*y + (right - left)*x
+    rows, columns = ((slice(max(1, side//8)), slice(-max(1, side//8), None)) for side in grey.shape) # the first and the last eighth
+    corners = torch.stack([torch.stack([grey[r, c].median() for c in columns]) for r in rows])
+    down, across = ((torch.arange(side).to(grey) + .5)/side*8/7 - 1/14 for side in grey.shape) # 0 and 1 in the middle of a corner
+    paper = torch.stack([1 - down, down], 1)@corners@torch.stack([1 - across, across])
     ink = (grey - paper)/paper.clamp_min(.01)
-    if -ink.min() > ink.max(): ink = -ink
+    ink = ink*(ink**3).sum().sign() # dark ink has large differences below 0
     most, noise = ink.max(), torch.cat([ink[[0, -1]].flatten(), ink[:, [0, -1]].flatten()]).abs().median()
     if most < max(.1, 12*noise): raise ValueError("no digit on plain paper found; take a photo of one digit with paper all around it, and nothing else")
     return ((ink/most - .3)/.7).clamp_min(0) # what is paler than 0.3 of the darkest ink counts as paper
@@ -149,9 +150,10 @@ def read_digit(
 )->Tensor: # (28, 28), as MNIST has it
     "A photo or scan as an image for a model. Raises ValueError that names the file: no image, no digit."
     grey = torch.from_numpy(_read_image(path, most=280)).float()/255
-    if grey.shape == (28, 28) and grey[0].median() < .5: return grey
-    try: return prepare(find_ink(grey))
+    if grey.shape == (28, 28) and grey.any() and grey[0].median() < .5: return grey
+    try: digit = prepare(find_ink(grey))
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
+    return digit/digit.max() # thin ink is pale when it is shrunk
 
 # %% ../nbs/11_own_handwriting.ipynb #790970ab
 @checked

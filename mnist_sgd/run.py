@@ -406,12 +406,13 @@ def trained_models(
     from mnist_sgd.storage import _cache
     names = {'pixel similarity': 'digit_means', 'line': 'all_digits', 'net': 'all_digits_net', 'convolutional net': 'all_digits_conv'}
     folder, missing = _cache(cache_dir or os.getenv('MNIST_SGD_CACHE'))/'models', []
-    def load(stage): return load_model(folder/f'{stage}.safetensors', _new(stage))[0]
+    def load(stage): return load_model(folder/f'{stage}.safetensors', _new(stage))
     for stage in names.values():
-        try: load(stage)
-        except ValueError: missing.append(stage) # or damaged
+        try: whole = load(stage)[1].get('epochs') == STAGES[stage][1]
+        except ValueError: whole = False # it is not there, or damaged
+        if not whole: missing.append(stage)
     if missing: climb(progress=progress, stages=missing, save=folder)
-    return {name: load(stage) for name, stage in names.items()}
+    return {name: load(stage)[0] for name, stage in names.items()}
 
 # %% ../nbs/90_run.ipynb #e5b20c47
 def draw_main(

@@ -144,7 +144,6 @@ QUESTIONS = {
         'moved_by_four': (.2, .8),
         'turned_and_prepared': (False, True),
         'thick_pen': (12, 19),
-        'unknown_layer': (TypeError, None),
         'other_twenty': (8, 20)}}
 
 BODIES = {

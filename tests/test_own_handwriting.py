@@ -74,11 +74,13 @@ def test_prepare_takes_any_floats_and_rounds_a_half_down():
 
 
 def test_prepare_refuses():
-    for bad in (torch.zeros(28, 28), torch.full((5, 5), -1.)):
-        with pytest.raises(ValueError, match='^prepare: image has no ink|^image has no ink'): prepare(bad)
+    for bad, got in ((torch.zeros(28, 28), '0 to 0'), (tensor([[1., -1.], [-1., 1.]]), '-1 to 1'), (torch.full((5, 5), math.inf), 'inf to inf')):
+        with pytest.raises(ValueError, match=f'^image must have ink above 0 and paper of 0, got {got}$'): prepare(bad)
+    for function in (prepare, find_ink):
+        with pytest.raises(ValueError, match=r' is empty, \(0, 5\)'): function(torch.zeros(0, 5))
     with pytest.raises(ValueError, match='^prepare: image must be numbers, got NaN'): prepare(torch.full((5, 5), math.nan))
     with pytest.raises(TypeError, match='^prepare: image must be floats, got uint8'): prepare(torch.ones(28, 28).byte())
-    with pytest.raises(ValueError, match=r'^prepare: image must have the shape \(height, width\), got float32 \(784,\)'): prepare(torch.ones(784))
+    with pytest.raises(ValueError, match=r'^prepare: image must have the shape \(n, m\), got float32 \(784,\)'): prepare(torch.ones(784))
 
 
 def test_strokes_are_drawn_with_a_round_pen():
@@ -112,6 +114,7 @@ def test_the_nearest_mean(valid_10):
     found = scores(NearestMean(means), valid_10[0])
     assert (found.argmax(1) == valid_10[1]).float().mean().item() == pytest.approx(.6685, abs=5e-4)
     assert_close(found[:9], -(valid_10[0][:9, None] - means).abs().mean(2))
+    assert predict_image(valid_10[0][0].double().numpy(), NearestMean(means))[0] == found[0].argmax()
 
 
 # photos
@@ -178,10 +181,28 @@ def test_dust_and_shade(valid_10):
     assert torch.equal(find_ink((1 - .7*digit)*light), clean)
 
 
+def test_light_from_a_corner_a_glint_and_a_thin_pen(line, tmp_path):
+    five = draw_strokes(DRAWINGS[20]['strokes'], 8)
+    light = torch.linspace(1, .4, 280)
+    wanted = find_ink(1 - .7*five)
+    assert_close(find_ink(torch.outer(light, light)*(1 - .7*five)), wanted, rtol=0, atol=.02)
+    glint = .5*(1 - .7*five)
+    glint[100:102, 30:32] = 1
+    assert ((find_ink(glint) - wanted).abs() > .05).sum() <= 4
+    for pen in (1, 2, 4):
+        right = 0
+        for drawing in DRAWINGS[::4]:
+            Image.fromarray((255*(1 - .7*draw_strokes(drawing['strokes'], pen))).byte().numpy()).save(tmp_path/'thin.png')
+            digit = read_digit(tmp_path/'thin.png')
+            assert digit.max() == 1
+            right += predict_image(digit, line)[0] == drawing['digit']
+        assert right >= 7, pen
+
+
 def test_no_digit_to_be_seen(tmp_path):
     generator = np.random.default_rng(0)
     sentence = 'no digit on plain paper found; take a photo of one digit with paper all around it, and nothing else'
-    for pixels in (np.full((500, 400), 200.), generator.normal(128, 5, (500, 400)), generator.uniform(0, 255, (2000, 1500)), np.full((40, 40), 0.)):
+    for pixels in (np.full((28, 28), 0.), np.full((500, 400), 200.), generator.normal(128, 5, (500, 400)), generator.uniform(0, 255, (2000, 1500)), np.full((40, 40), 0.)):
         Image.fromarray(pixels.clip(0, 255).astype('uint8')).save(tmp_path/'empty.png')
         with pytest.raises(ValueError, match=f'^{re.escape(str(tmp_path/"empty.png"))}: {sentence}$'): read_digit(tmp_path/'empty.png')
 
@@ -318,6 +339,7 @@ class Doubled(nn.Linear):
     (nn.Linear(784, 1), ValueError, r"^models\['it'\] must give ten scores for an image, got the shape \(1,\)$"),
     (nn.Sequential(nn.Linear(784, 30), nn.Linear(31, 10)), ValueError, r"models\['it'\]"),
     ('line', TypeError, r"models\['it'\] must be an nn.Module"),
+    (nn.Sequential(nn.Unflatten(1, (28, 28)), nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10)), ValueError, r"models\['it'\]"), # only a single image would fit
     (nn.Flatten(0), ValueError, 'must give ten scores')])
 def test_the_page_refuses(model, error, message, tmp_path):
     with pytest.raises(error, match=message) as told: draw_page({'it': model}, tmp_path/'page.html')
@@ -329,6 +351,9 @@ def test_draw_page_refuses_what_are_no_models_or_no_path(tmp_path):
         with pytest.raises(TypeError, match=f'^models must be a dict of names and models, got {got}$'): draw_page(bad, tmp_path/'page.html')
     broken = nn.Linear(784, 10)
     with torch.no_grad(): broken.bias[3] = math.nan
+    huge = nn.Linear(784, 10).double()
+    with torch.no_grad(): huge.bias[3] = 1e300
+    with pytest.raises(ValueError, match='gives inf'): draw_page({'it': huge}, tmp_path/'page.html')
     with pytest.raises(ValueError, match=r"^models\['it'\] gives nan; are its weights finite"): draw_page({'it': broken}, tmp_path/'page.html')
     with pytest.raises(ValueError, match='cannot write'): draw_page(models(), tmp_path/'missing'/'page.html')
 
@@ -452,8 +477,17 @@ class TestInTheBrowser:
             draw(page, [[(50, 50), (90, 90)]])
             clear()
             assert strokes() == 0
+        page.click('#undo') # the last one
+        assert strokes() == 1
+        page.keyboard.press('Escape')
         draw(page, [[(70, 70)]]) # a tap leaves a dot
         assert strokes() == 1 and page.evaluate('image().some(v => v > 0)')
+        page.select_option('#label', '3')
+        page.locator('#label').focus()
+        draw(page, [[(90, 90), (90, 900)]]) # beyond the pad, where there is no ink
+        assert page.evaluate('strokes.at(-1).every(([x, y]) => y <= 280)')
+        page.keyboard.press('Control+z')
+        assert strokes() == 1
         page.mouse.move(700, 900)
         page.mouse.down(button='right')
         page.mouse.up(button='right')
@@ -480,6 +514,10 @@ class TestInTheBrowser:
             draw(page, DRAWINGS[i]['strokes'])
             page.select_option('#label', str(DRAWINGS[i]['digit']))
             page.click('#keep')
+        draw(page, DRAWINGS[0]['strokes'])
+        page.select_option('#label', '9')
+        page.click('#keep')
+        page.click('#drop') # the wrong label
         assert page.inner_text('#kept') == '4 kept.' and page.evaluate('strokes.length') == 0
         with page.expect_download() as download: page.click('#save')
         assert download.value.suggested_filename == 'my_digits.zip' and page.inner_text('#kept') == '4 saved in my_digits.zip.'
@@ -490,6 +528,22 @@ class TestInTheBrowser:
         assert names == ['2', '7'] and y.tolist() == [0, 0, 1, 1] and x.shape == (4, 784)
         for image, i in zip(x.view(-1, 28, 28), kept):
             assert apart(image, redraw(DRAWINGS[i]['strokes'])) < .02
+
+    def test_a_frame_that_may_save_nothing_says_so(self, browser, tmp_path):
+        "As Jupyter shows it."
+        (tmp_path/'frame.html').write_text(f'<iframe sandbox="allow-scripts" width="900" height="900" src="{PAGE.as_uri()}"></iframe>')
+        tab = browser.new_page(viewport={'width': 1000, 'height': 1000})
+        tab.goto((tmp_path/'frame.html').as_uri())
+        frame = tab.frame_locator('iframe')
+        box = frame.locator('#pad').bounding_box()
+        tab.mouse.move(box['x'] + 60, box['y'] + 60)
+        tab.mouse.down()
+        tab.mouse.move(box['x'] + 60, box['y'] + 200)
+        tab.mouse.up()
+        frame.locator('#label').select_option('1')
+        frame.locator('#keep').click()
+        assert frame.locator('#kept').inner_text().startswith('This frame cannot save files.') and frame.locator('.said').nth(1).inner_text() != '–'
+        tab.close()
 
     @pytest.mark.parametrize('width', [390, 320])
     def test_a_finger_draws_on_a_phone_and_the_page_does_not_scroll(self, browser, width):
@@ -571,6 +625,9 @@ def test_models_are_trained_once_and_kept(quick, tmp_path, monkeypatch):
     assert trained == [['all_digits', 'all_digits_net']]
     for a, b in zip(first.values(), second.values()): assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
     assert trained_models(tmp_path, progress=False).keys() == first.keys() and len(trained) == 1
+    climb(stages=['all_digits'], epochs=2, progress=False, save=tmp_path/'models') # of another training
+    trained_models(progress=False)
+    assert trained[1:] == [['all_digits']]
     from mnist_sgd.storage import _write_once
     assert (tmp_path/'models').is_dir() # and the folder of images may lie beside it
     with pytest.raises(ValueError, match='cannot write into the folder'): trained_models(tmp_path/'models'/'all_digits.safetensors', progress=False)
