@@ -697,6 +697,50 @@ def test_a_folder_without_images_is_named(folder, tmp_path_factory):
         with pytest.raises(ValueError, match='cannot read the folder .*; name one with a folder for each class'): load_folder(path)
 
 
+def test_models_may_lie_beside_the_images(tiny, tmp_path):
+    (tmp_path/'models').mkdir()
+    assert mnist_sample(tmp_path, progress=False, npz=tiny).is_dir()
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in files.items(): archive.writestr(name, content)
+    return path
+
+
+def png(grey):
+    content = io.BytesIO()
+    Image.new('L', (28, 28), grey).save(content, 'png')
+    return content.getvalue()
+
+
+def test_a_zip_of_folders_is_read_like_the_folder(tmp_path):
+    path = zipped(tmp_path/'my.zip', {'7/0.png': png(51), '3/10.png': png(255), '3/0.png': png(0), '__MACOSX/3/._0.png': b'', '.DS_Store': b'', '3/.hidden': b''})
+    for found in (load_folder(path), load_folder(str(path))):
+        x, y, names = found
+        assert names == ['3', '7'] and y.tolist() == [0, 0, 1]
+        assert_close(x, torch.tensor([[0.], [1.], [.2]]).expand(3, 784))
+    with zipfile.ZipFile(path) as archive: archive.extractall(tmp_path/'folder')
+    shutil.rmtree(tmp_path/'folder'/'__MACOSX')
+    assert_close(load_folder(tmp_path/'folder')[0], x)
+
+
+@pytest.mark.parametrize('files, message', [
+    ({}, 'has no sub-folder'), ({'0.png': png(0)}, 'has no sub-folder'), ({'3/': b'', '7/0.png': png(0)}, '3 holds no image'),
+    ({'mine/3/0.png': png(0)}, r'mine/3/ is not an image \(it is a folder\)'), ({'3/0.txt': b'three'}, '3/0.txt cannot be read as an image')])
+def test_refuses_a_zip_of_other_things(files, message, tmp_path):
+    with pytest.raises(ValueError, match=f'my.zip.*{message}|{message}'): load_folder(zipped(tmp_path/'my.zip', files))
+
+
+def test_refuses_a_damaged_zip(tmp_path):
+    whole = zipped(tmp_path/'whole.zip', {'3/0.png': png(0)}).read_bytes()
+    for content in (whole[:-30], b'PK\x05\x06' + b'\xff'*18, whole[:50] + bytes(20) + whole[70:]):
+        (tmp_path/'bad.zip').write_bytes(content)
+        with pytest.raises(ValueError, match='bad.zip') as told: load_folder(tmp_path/'bad.zip')
+        assert '\n' not in str(told.value)
+
+
+
 def test_a_folder_that_is_named_comes_before_that_of_fastai(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'fastai'))
     mnist_sample(tmp_path/'fastai'/'data', progress=False, npz=tiny)
