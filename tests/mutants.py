@@ -31,6 +31,10 @@ HARMLESS = { # (module, function, the change): why no test can notice it
     ('all_digits', 'cross_entropy', 'torch.arange(len(targets), device=targets.device) -> torch.arange(len(targets))'): 'torch takes an index from the CPU on every device; it is slower',
     ('run', '_record', '3 -> 4'): 'the digits of a time that differs from run to run',
     ('storage', '_wrong', 'return [] -> return None'): 'only asked whether there is anything in it',
+    ('own_handwriting', '_layer', 'return {} -> return None'): 'only asked whether there is anything in it',
+    ('own_handwriting', 'read_digit', 'grey[0].median() < 0.5 -> grey[0].median() <= 0.5'): 'no byte divided by 255 is 0.5',
+    ('own_handwriting', 'find_ink', '1 -> 2 (7)'): 'the last row but one has as much noise',
+    ('own_handwriting', 'draw_strokes', "torch.meshgrid(*[torch.arange(size) + 0.5] * 2, indexing='ij') -> torch.meshgrid(*[torch.arange(size) + 0.5] * 2)"): "torch's default, of which it warns",
     ('checks', '_same_random', 'torch.random.fork_rng(devices=[]) -> torch.random.fork_rng()'): 'only matters where there is a graphics card',
     **dict.fromkeys([
         ('storage', '_state', 'False -> True'), ('storage', '_read_idx', 'False -> True'),

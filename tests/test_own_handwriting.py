@@ -104,6 +104,7 @@ def test_redraw_does_not_mind_place_and_size():
     for drawing in DRAWINGS[::7]:
         moved = [[(x/2 + 20, y/2 + 90) for x, y in stroke] for stroke in drawing['strokes']]
         assert_close(redraw(moved), redraw(drawing['strokes']), rtol=0, atol=2e-3)
+    assert torch.equal(redraw([[(10, 10), (10, 90)]]), prepare(draw_strokes([[(52, 52), (52, 228)]], pen=24))) # 200 pixels with the pen
     dot = redraw([[(7, 7)]])
     assert dot.sum() > 100 and dot[13, 13] == 1
     with pytest.raises(ValueError, match='strokes is empty: nothing was drawn'): redraw([])
@@ -245,6 +246,16 @@ def test_predict_image_of_a_file_or_an_array(means, tmp_path):
     assert means.training
 
 
+def test_a_file_of_28_by_28_pixels(tmp_path):
+    "On black it is taken as it is, on white it is read like a photo."
+    image = load_digit(7, 'valid', torch.uint8)[0]
+    for pixels, wanted in ((image, image/255), (255 - image, prepare(find_ink((255 - image)/255)))):
+        Image.fromarray(pixels.numpy()).save(tmp_path/'seven.png')
+        assert torch.equal(read_digit(tmp_path/'seven.png'), wanted/wanted.max())
+    Image.fromarray((255*(1 - .7*draw_strokes(DRAWINGS[4]['strokes'], 2))).byte().numpy()).save(tmp_path/'thin.png')
+    assert read_digit(tmp_path/'thin.png').max() == 1
+
+
 def test_predict_image_of_a_photo(line, tmp_path):
     right = 0
     for drawing in DRAWINGS[::4]:
@@ -310,6 +321,7 @@ def test_the_page_holds_the_models(tmp_path):
     assert [[layer['kind'] for layer in model['layers']] for model in found] == [
         ['distance'], ['linear'], ['linear', 'relu', 'linear'], [*['conv', 'relu', 'scale']*3, 'linear'], ['conv', 'scale', 'relu', 'linear', 'scale', 'linear']]
     assert_close(numbers_of(found[1]['layers'][0]['weight']).view(10, 784), made['line'].weight.detach(), rtol=0, atol=0)
+    assert [(layer['shape'], layer['out']) for layer in found[3]['layers'][:4]] == [([1, 28, 28], [16, 14, 14]), *[([16, 14, 14],)*2]*2, ([16, 14, 14], [32, 7, 7])]
     norm = made['conv'][3]
     assert_close(numbers_of(found[3]['layers'][2]['weight']), (norm.weight/(norm.running_var + norm.eps).sqrt()).detach())
     assert (tmp_path/'page.html').read_text(encoding='utf-8').count('</script>') == 1
