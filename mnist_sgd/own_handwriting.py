@@ -25,8 +25,9 @@ from .storage import _read_image, write_file
 # %% ../nbs/11_own_handwriting.ipynb #d183ee18
 class NearestMean(nn.Module):
     "Pixel similarity: the score of a class is minus the distance of an image from the mean image of that class."
+    @checked
     def __init__(self,
-        means:Tensor, # (classes, pixels)
+        means:Float[Tensor, 'm pixels'], # the mean image of each class
     ):
         super().__init__()
         self.register_buffer('means', means)

@@ -116,6 +116,8 @@ def test_the_nearest_mean(valid_10):
     assert (found.argmax(1) == valid_10[1]).float().mean().item() == pytest.approx(.6685, abs=5e-4)
     assert_close(found[:9], -(valid_10[0][:9, None] - means).abs().mean(2))
     assert predict_image(valid_10[0][0].double().numpy(), NearestMean(means))[0] == found[0].argmax()
+    with pytest.raises(ValueError, match=r'^NearestMean: means must have the shape \(m, pixels\), got float32 \(10, 28, 28\)'): NearestMean(means.view(10, 28, 28))
+    with pytest.raises(TypeError, match='^NearestMean: means must be floats, got uint8'): NearestMean(means.byte())
 
 
 # photos
