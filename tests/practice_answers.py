@@ -218,7 +218,7 @@ BODIES = {
         'NearestMean': ("-mean_distances", "mean_distances", 'nearest to the mean'),
         'prepare': ("14.5 - at - 1e-5", "14 - side/2", 'as it went in'),
         'redraw': ("*scale + 52", " + 52", 'half as large'),
-        'find_ink': ("if -ink.min() > ink.max(): ink = -ink", "pass", 'dark on bright')}}
+        'find_ink': ("ink = ink*(ink**3).sum().sign()", "pass", 'dark on bright')}}
 
 
 def text(cell): return ''.join(cell['source'])

@@ -63,6 +63,13 @@ def test_every_task_has_answers_here():
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_every_slip_is_in_the_function_as_it_stands(name):
+    functions = to_write(name)
+    bodies = {functions[cell['id']]: code_of(cell) + '\n' for cell in SOURCES[name]['cells'] if cell['id'] in functions}
+    assert [function for function, body in bodies.items() if BODIES[name][function][0] not in body] == []
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_copy_is_valid_and_shows_nothing(name):
     copy = COPIES[name]
     nbformat.validate(nbformat.from_dict(copy))
