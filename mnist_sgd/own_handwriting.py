@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, tensor
+from torch import Tensor, nn
 
 from .all_digits import mean_distances, scores
 from .checks import Count, Float, Module, NoNaN, Shaped, at, checked, ensure
@@ -35,10 +35,10 @@ class NearestMean(nn.Module):
     def forward(self, x): return -mean_distances(x, self.means)
 
 # %% ../nbs/11_own_handwriting.ipynb #b29d9dfb
-def _points(stroke):
-    try: points = torch.as_tensor(stroke, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"a stroke must be a list of points (x, y), got {stroke!r:.60}") from e
-    return ensure(NoNaN[Tensor, 'n 2'], points, 'stroke')
+def _points(strokes):
+    try: strokes = [torch.as_tensor(stroke, dtype=torch.float32) for stroke in strokes]
+    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(f"strokes must be lists of points (x, y), got {strokes!r:.60}") from e
+    return [ensure(NoNaN[Tensor, 'n 2'], points, 'stroke') for points in strokes]
 
 @checked
 def draw_strokes(
@@ -47,9 +47,9 @@ def draw_strokes(
     size:Count=280, # height and width of the pad
 )->Float[Tensor, 'size size']: # from 0, no ink, to 1
     "What a round pen draws on an empty pad."
-    y, x = torch.meshgrid(*[torch.arange(size) + .5]*2, indexing='ij')
-    pixels, ink = torch.stack([x, y], -1).view(-1, 2), torch.zeros(size**2)
-    for points in map(_points, strokes):
+    middles = torch.arange(size) + .5
+    pixels, ink = torch.cartesian_prod(middles, middles).flip(1), torch.zeros(size**2) # (x, y) of each pixel's middle, row by row
+    for points in _points(strokes):
         for a, b in zip(points, points[1:] if len(points) > 1 else points):
             along = ((pixels - a)@(b - a)/(b - a).square().sum().clamp_min(1e-9)).clamp(0, 1) # 0 at a, 1 at b
             distance = (pixels - a - along[:, None]*(b - a)).norm(dim=1)
@@ -67,20 +67,22 @@ def prepare(
     ink = image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     height, width = (max(1, math.floor(20*side/max(ink.shape) + .5)) for side in ink.shape)
     small = F.adaptive_avg_pool2d(ink[None], (height, width))[0] # a pixel is the mean of those that it covers
-    middle = (small.sum(axis)@torch.arange(side).to(small)/small.sum() for axis, side in ((1, height), (0, width)))
-    top, left = (min(max(math.floor(14.5 - at - 1e-5), 0), 28 - side) for at, side in zip(middle, small.shape)) # a half is rounded down
+    def start(mass): # where the ink begins if its centre of mass is near 14; a half is rounded down
+        middle = mass@torch.arange(len(mass)).to(mass)/small.sum()
+        return min(max(math.floor(14.5 - middle - 1e-5), 0), 28 - len(mass))
+
+    top, left = start(small.sum(1)), start(small.sum(0))
     return F.pad(small, (left, 28 - left - width, top, 28 - top - height))
 
 # %% ../nbs/11_own_handwriting.ipynb #c4731f99
-@checked
 def redraw(
-    strokes:list, # each a list of points (x, y)
+    strokes:list, # each a list of points (x, y), in pixels
 )->Float[Tensor, '28 28']:
-    "The strokes as in MNIST, with a pen as thick as MNIST's, 2.4 pixels. Raises ValueError: no stroke."
+    "The strokes as in MNIST, with a pen of 2.4 pixels, which gives about as much ink as MNIST's digits have. Raises ValueError: no stroke."
+    strokes = _points(strokes)
     if not strokes: raise ValueError("strokes is empty: nothing was drawn")
-    strokes = [*map(_points, strokes)]
     low, high = torch.cat(strokes).amin(0), torch.cat(strokes).amax(0)
-    scale = (200 - 24)/(high - low).max().clamp_min(1e-9) # to ten times the final 20 pixels, with the pen
+    scale = (200 - 24)/(high - low).max().clamp_min(1) # to ten times the final 20 pixels, with the pen
     return prepare(draw_strokes([(points - low)*scale + 52 for points in strokes], pen=24))
 
 # %% ../nbs/11_own_handwriting.ipynb #19eba14a
@@ -96,7 +98,7 @@ def _layer(layer, shape):
     if kind is nn.Linear and len(shape) == 1: return {'kind': 'linear', **_weights(layer)}
     if kind is nn.Conv2d and _simple(layer): return {'kind': 'conv', **_weights(layer), 'kernel': layer.kernel_size, 'stride': layer.stride, 'padding': layer.padding}
     if kind is nn.ReLU: return {'kind': 'relu'}
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and layer.track_running_stats: # what it makes of 0 and of 1 says all
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and layer.track_running_stats: # its outputs for 0 and 1 determine it
         zero, one = (layer(torch.full((1, *shape), value, dtype=torch.float64)).view(shape[0], -1)[:, 0] for value in (0, 1))
         return {'kind': 'scale', 'weight': _text(one - zero), 'bias': _text(zero)}
     if kind is NearestMean: return {'kind': 'distance', 'weight': _text(layer.means)}
@@ -117,7 +119,6 @@ def _layers(name, model):
     return found
 
 # %% ../nbs/11_own_handwriting.ipynb #33c78c0f
-@checked
 def draw_page(
     models:dict, # {name: model from images (n, 784) to ten scores}, made of Linear, Conv2d, ReLU, BatchNorm, Flatten and Unflatten, or a NearestMean
     path:str|Path='draw.html', # the file to write
@@ -135,12 +136,13 @@ def find_ink(
     grey:NoNaN[Tensor, 'n m'], # in [0, 1]: a digit on plain paper, dark on light or light on dark, with paper all around
 )->Float[Tensor, 'n m']: # bright ink on a background of 0; the brightest is 1
     "What differs from the paper, whose brightness may change evenly. Raises ValueError: no ink, or no plain paper."
+    if not (0 <= grey.min() and grey.max() <= 1): raise ValueError(f"grey must be from 0 to 1, got {grey.min():g} to {grey.max():g}")
     rows, columns = ((slice(max(1, side//8)), slice(-max(1, side//8), None)) for side in grey.shape) # the first and the last eighth
     corners = torch.stack([torch.stack([grey[r, c].median() for c in columns]) for r in rows])
-    down, across = ((torch.arange(side).to(grey) + .5)/side*8/7 - 1/14 for side in grey.shape) # 0 and 1 in the middle of a corner
+    down, across = (((torch.arange(side).to(grey) + .5)/side - 1/16)/(7/8) for side in grey.shape) # 0 and 1 in the middle of a corner
     paper = torch.stack([1 - down, down], 1)@corners@torch.stack([1 - across, across])
     ink = (grey - paper)/paper.clamp_min(.01)
-    ink = ink*(ink**3).sum().sign() # dark ink has large differences below 0
+    ink = ink*(ink**3).sum().sign() # dark ink is far below 0: turn it around
     most, noise = ink.max(), torch.cat([ink[[0, -1]].flatten(), ink[:, [0, -1]].flatten()]).abs().median()
     if most < max(.1, 12*noise): raise ValueError("no digit on plain paper found; take a photo of one digit with paper all around it, and nothing else")
     return ((ink/most - .3)/.7).clamp_min(0) # what is paler than 0.3 of the darkest ink counts as paper
@@ -148,10 +150,10 @@ def find_ink(
 # %% ../nbs/11_own_handwriting.ipynb #2211b8ee
 def read_digit(
     path:str|Path, # an image of one digit on plain paper: of any size, dark on light or light on dark, in colour or not. One of 28 x 28 pixels on black is taken as it is
-)->Tensor: # (28, 28), as MNIST has it
+)->Float[Tensor, '28 28']: # as MNIST has it
     "A photo or scan as an image for a model. Raises ValueError that names the file: no image, no digit."
     grey = torch.from_numpy(_read_image(path, most=280)).float()/255
-    if grey.shape == (28, 28) and grey.any() and grey[0].median() < .5: return grey
+    if grey.shape == (28, 28) and grey.any() and not grey[0].median(): return grey
     try: digit = prepare(find_ink(grey))
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
     return digit/digit.max() # thin ink is pale when it is shrunk

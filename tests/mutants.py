@@ -32,9 +32,7 @@ HARMLESS = { # (module, function, the change): why no test can notice it
     ('run', '_record', '3 -> 4'): 'the digits of a time that differs from run to run',
     ('storage', '_wrong', 'return [] -> return None'): 'only asked whether there is anything in it',
     ('own_handwriting', '_layer', 'return {} -> return None'): 'only asked whether there is anything in it',
-    ('own_handwriting', 'read_digit', 'grey[0].median() < 0.5 -> grey[0].median() <= 0.5'): 'no byte divided by 255 is 0.5',
-    ('own_handwriting', 'find_ink', '1 -> 2 (7)'): 'the last row but one has as much noise',
-    ('own_handwriting', 'draw_strokes', "torch.meshgrid(*[torch.arange(size) + 0.5] * 2, indexing='ij') -> torch.meshgrid(*[torch.arange(size) + 0.5] * 2)"): "torch's default, of which it warns",
+    ('own_handwriting', 'find_ink', '1 -> 2 (9)'): 'the last column but one has as much noise',
     ('checks', '_same_random', 'torch.random.fork_rng(devices=[]) -> torch.random.fork_rng()'): 'only matters where there is a graphics card',
     **dict.fromkeys([
         ('storage', '_state', 'False -> True'), ('storage', '_read_idx', 'False -> True'),
@@ -326,7 +324,6 @@ def main():
     parser.add_argument('--unchanged', action='store_true', help="change nothing, to see that all survive")
     options = parser.parse_args()
     every = mutants()
-    if unknown := {*HARMLESS} - {mutant[:3] for mutant in every}: sys.exit(f'HARMLESS holds what is no mutant: {unknown}')
     some = [mutant for mutant in every if options.module in (None, mutant[0]) and mutant[:3] not in HARMLESS][:options.sample]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import mutants
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = '''
 import sys, tempfile
@@ -31,6 +33,10 @@ with tempfile.TemporaryDirectory() as folder:
 assert 'mnist_sgd' not in sys.modules
 print({name: seen[i] for i, name in enumerate(tried)})
 '''
+
+
+def test_what_is_called_harmless_is_a_mutant():
+    assert {*mutants.HARMLESS} - {mutant[:3] for mutant in mutants.mutants()} == set()
 
 
 @pytest.mark.slow

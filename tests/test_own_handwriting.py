@@ -97,7 +97,8 @@ def test_strokes_are_drawn_with_a_round_pen():
         with pytest.raises(ValueError, match=r'stroke must have the shape \(n, 2\)'): function([[]])
         with pytest.raises(ValueError, match='stroke must be numbers, got NaN'): function([[(1, math.nan)]])
         for bad in ('what', [('a', 'b')], [(1, 2), (3,)]):
-            with pytest.raises(TypeError, match='a stroke must be a list of points'): function([bad])
+            with pytest.raises(TypeError, match='strokes must be lists of points'): function([bad])
+        with pytest.raises(TypeError, match=r'strokes must be lists of points \(x, y\), got 5'): function(5)
 
 
 def test_redraw_does_not_mind_place_and_size():
@@ -107,6 +108,9 @@ def test_redraw_does_not_mind_place_and_size():
     assert torch.equal(redraw([[(10, 10), (10, 90)]]), prepare(draw_strokes([[(52, 52), (52, 228)]], pen=24))) # 200 pixels with the pen
     dot = redraw([[(7, 7)]])
     assert dot.sum() > 100 and dot[13, 13] == 1
+    trembled = redraw([[(7, 7), (7.2, 7)]]) # is no line
+    assert trembled.any(1).sum() > 5
+    assert torch.equal(redraw(tensor([[[10, 10], [10, 90]], [[10, 50], [40, 50]]])), redraw([[(10, 10), (10, 90)], [(10, 50), (40, 50)]]))
     with pytest.raises(ValueError, match='strokes is empty: nothing was drawn'): redraw([])
 
 
@@ -248,10 +252,19 @@ def test_predict_image_of_a_file_or_an_array(means, tmp_path):
     assert means.training
 
 
+def test_find_ink_takes_pixels_from_0_to_1():
+    for bad, got in ((-1., '-1 to 1'), (255., '0 to 255'), (math.inf, '0 to inf')):
+        grey = torch.zeros(40, 40)
+        grey[10:20, 15:20] = 1
+        grey[20, 20] = bad
+        with pytest.raises(ValueError, match=f'^grey must be from 0 to 1, got {got}$'): find_ink(grey)
+
+
 def test_a_file_of_28_by_28_pixels(tmp_path):
-    "On black it is taken as it is, on white it is read like a photo."
+    "On black it is taken as it is, on other paper it is read like a photo."
     image = load_digit(7, 'valid', torch.uint8)[0]
-    for pixels, wanted in ((image, image/255), (255 - image, prepare(find_ink((255 - image)/255)))):
+    grey = (100 - image/3).byte() # a dark digit on grey paper
+    for pixels, wanted in ((image, image/255), (255 - image, prepare(find_ink((255 - image)/255))), (grey, prepare(find_ink(grey/255)))):
         Image.fromarray(pixels.numpy()).save(tmp_path/'seven.png')
         assert torch.equal(read_digit(tmp_path/'seven.png'), wanted/wanted.max())
     Image.fromarray((255*(1 - .7*draw_strokes(DRAWINGS[4]['strokes'], 2))).byte().numpy()).save(tmp_path/'thin.png')
@@ -473,7 +486,7 @@ class TestInTheBrowser:
         assert page.inner_text('#kept') == 'Keep a drawing first.'
         draw(page, DRAWINGS[8]['strokes'])
         page.click('#keep')
-        assert page.inner_text('#kept') == 'Say first which digit it is.' and page.evaluate('strokes.length') == 1
+        assert page.inner_text('#kept') == 'First choose which digit it is.' and page.evaluate('strokes.length') == 1
         assert re.fullmatch(r'pixel similarity: \d, line: \d, net: \d, convolutional net: \d', page.inner_text('#told'))
 
     def test_undo_and_clear_with_buttons_and_keys(self, page):
@@ -532,13 +545,21 @@ class TestInTheBrowser:
         page.select_option('#label', '9')
         page.click('#keep')
         page.click('#drop') # the wrong label
-        assert page.inner_text('#kept') == '4 kept.' and page.evaluate('strokes.length') == 0
+        assert page.inner_text('#kept') == '4 kept.' and page.evaluate('strokes.length') == 0 and page.evaluate('unsaved')
         with page.expect_download() as download: page.click('#save')
         assert download.value.suggested_filename == 'my_digits.zip' and page.inner_text('#kept') == '4 saved in my_digits.zip.'
         download.value.save_as(tmp_path/'my_digits.zip')
         with zipfile.ZipFile(tmp_path/'my_digits.zip') as archive:
             assert archive.testzip() is None and archive.namelist() == ['2/0.png', '2/1.png', '7/0.png', '7/1.png']
         x, y, names = load_folder(tmp_path/'my_digits.zip')
+        draw(page, DRAWINGS[0]['strokes'])
+        page.select_option('#label', '0')
+        page.click('#keep')
+        for left in range(4, -1, -1):
+            assert page.evaluate('unsaved')
+            page.click('#drop')
+            assert page.inner_text('#kept') == f'{left} kept.'
+        assert not page.evaluate('unsaved') # nothing is left to save
         assert names == ['2', '7'] and y.tolist() == [0, 0, 1, 1] and x.shape == (4, 784)
         for image, i in zip(x.view(-1, 28, 28), kept):
             assert apart(image, redraw(DRAWINGS[i]['strokes'])) < .02
