@@ -215,7 +215,7 @@ BODIES = {
         'step_bytes': ("*parameters*4", "*parameters", 'two machines send each number once'),
         'step_seconds': ("2*(workers - 1)*latency", "(workers - 1)*latency", 'two rounds')},
     '11_own_handwriting': {
-        'NearestMean': ("-mean_distances", "mean_distances", 'nearest to the mean'),
+        'NearestMean': ("-mean_distances", "mean_distances", 'equals a mean is nearest'),
         'prepare': ("14.5 - middle - 1e-5", "14 - len(mass)/2", 'as it went in'),
         'redraw': ("*scale + 52", " + 52", 'half as large'),
         'find_ink': ("ink = ink*(ink**3).sum().sign()", "pass", 'dark on bright')}}

@@ -63,10 +63,10 @@ def test_every_task_has_answers_here():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_every_slip_is_in_the_function_as_it_stands(name):
-    functions = to_write(name)
-    bodies = {functions[cell['id']]: code_of(cell) + '\n' for cell in SOURCES[name]['cells'] if cell['id'] in functions}
-    assert [function for function, body in bodies.items() if BODIES[name][function][0] not in body] == []
+def test_every_slip_is_in_its_function_and_its_words_in_the_test(name):
+    bodies = {function: code_of(next(cell for cell in SOURCES[name]['cells'] if cell['id'] == id)) + '\n' for id, function in to_write(name).items()}
+    checks = {settings(cell)['tests']: text(cell) for cell in SOURCES[name]['cells'] if 'tests' in settings(cell)}
+    assert [function for function, (slip, _, says) in BODIES[name].items() if slip not in bodies[function] or says not in checks[function]] == []
 
 
 @pytest.mark.parametrize('name', NAMES)
