@@ -135,7 +135,7 @@ def draw_page(
 def find_ink(
     grey:NoNaN[Tensor, 'n m'], # in [0, 1]: a digit on plain paper, dark on light or light on dark, with paper all around
 )->Float[Tensor, 'n m']: # bright ink on a background of 0; the brightest is 1
-    "What differs from the paper, whose brightness may change evenly. Raises ValueError: no ink, or no plain paper."
+    "What differs from the paper, whose brightness may change evenly. Raises ValueError: pixels out of range, no ink, or no plain paper."
     if not (0 <= grey.min() and grey.max() <= 1): raise ValueError(f"grey must be from 0 to 1, got {grey.min():g} to {grey.max():g}")
     rows, columns = ((slice(max(1, side//8)), slice(-max(1, side//8), None)) for side in grey.shape) # the first and the last eighth
     corners = torch.stack([torch.stack([grey[r, c].median() for c in columns]) for r in rows])
