@@ -345,6 +345,17 @@ def test_class_with_an_empty_method_is_not_written_yet():
     assert try_function('Pair', '', {}, Library).status == 'open'
 
 
+def test_a_task_to_mend_says_whether_python_complains():
+    for name in NAMES:
+        said = {cell['id']: text(cell) for cell in COPIES[name]['cells']}
+        for task in TASKS[name]:
+            if task.kind != 'mend': continue
+            number, _, which = task.name.partition('.')
+            misprint = [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1]
+            hint = 'Run it and read the message.' if misprint.noticed_by == 'interpreter' else 'It runs, but it is wrong.'
+            assert said[f"mend-{task.name.replace('.', '-')}-ask"].endswith(hint)
+
+
 @pytest.mark.parametrize('line', [task.name for name in NAMES for task in TASKS[name] if task.kind == 'mend'])
 def test_misprints_to_mend(line):
     copy = next(COPIES[name] for name in NAMES if any(t.kind == 'mend' and t.name == line for t in TASKS[name]))

@@ -632,3 +632,8 @@ def test_a_stage_starts_at_its_place_in_the_stream(few):
 def test_a_prediction_of_zero_says_seven():
     dl = BatchLoader(torch.zeros(2, 1), torch.tensor([[0], [1]]))
     assert mnist_sgd.run._wrong(lambda xb: xb, dl) == [1]
+
+
+@pytest.mark.parametrize('stage', ['digit_means', 'all_digits', 'all_digits_net', 'all_digits_conv'])
+def test_untrained_models_give_ten_scores(stage):
+    assert mnist_sgd.run._new(stage).eval()(torch.zeros(2, 784)).shape == (2, 10)

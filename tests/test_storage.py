@@ -830,3 +830,8 @@ def test_a_partial_file_is_kept_for_ten_minutes(tmp_path):
     os.utime(new, (1e9, 1e9)) # the folder is old, but its file still grows
     storage._clear(tmp_path)
     assert new.exists()
+
+
+def test_labels_of_the_sample_say_1_for_a_seven():
+    table = storage._table({('train', 3): ['train/3/1.png'], ('train', 7): ['train/7/2.png'], ('valid', 7): ['valid/7/0.png']})
+    assert table == b'name,label\ntrain/3/1.png,0\ntrain/7/2.png,1\nvalid/7/0.png,1\n'
