@@ -227,9 +227,12 @@ def text(cell): return ''.join(cell['source'])
 def code_of(cell): return '\n'.join(line for line in text(cell).splitlines() if not line.startswith('#|')).strip()
 
 
-def repair(line):
+def misprint(line):
     number, _, which = line.partition('.')
-    return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1].right
+    return [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1]
+
+
+def repair(line): return misprint(line).right
 
 
 def settings(cell): return cell['metadata'].get('mnist_sgd', {})
@@ -241,6 +244,12 @@ def to_write(name):
     exports = [cell for cell in SOURCES[name]['cells'] if text(cell).startswith('#| export')]
     defined = {cell['id']: getattr(ast.parse(code_of(cell)).body[-1], 'name', None) for cell in exports}
     return {id: function for id, function in defined.items() if function in functions}
+
+
+def own_bodies(name):
+    "{cell id: the library's own body of the function or class that is to be written there}."
+    functions = to_write(name)
+    return {cell['id']: code_of(cell) + '\n' for cell in SOURCES[name]['cells'] if cell['id'] in functions}
 
 
 def slow_cells(name, slow_too=False):
@@ -262,7 +271,7 @@ def fill(name, learner, slow_too=False):
     nb = nbformat.from_dict(COPIES[name])
     left_out = slow_cells(name, slow_too)
     nb.cells = [cell for cell in nb.cells if cell.id not in left_out]
-    bodies = {cell['id']: code_of(cell) for cell in SOURCES[name]['cells'] if cell['id'] in to_write(name)}
+    bodies = own_bodies(name)
     untouched = {cell.id: nbformat.from_dict(cell | {'id': f'{cell.id}-blank'}) for cell in nb.cells}
     cells, nb.cells = nb.cells, []
     for cell in cells:
@@ -274,7 +283,7 @@ def fill(name, learner, slow_too=False):
             blank = [untouched[cell.id]]
         elif cell.id in bodies:
             function = to_write(name)[cell.id]
-            cell.source = bodies[cell.id] + '\n'
+            cell.source = bodies[cell.id]
             if learner == 'wrong':
                 right_words, wrong_words, _ = BODIES[name][function]
                 assert right_words in cell.source

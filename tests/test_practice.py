@@ -13,7 +13,7 @@ import nbformat, numpy, pytest, torch
 from conftest import needs_links, needs_pipes
 from hypothesis import assume, given, strategies as st
 
-from practice_answers import BODIES, COPIES, QUESTIONS, SOURCES, TASKS, code_of, repair, settings, text, to_write
+from practice_answers import BODIES, COPIES, QUESTIONS, SOURCES, TASKS, code_of, misprint, own_bodies, repair, settings, text, to_write
 import mnist_sgd.practice
 from mnist_sgd.misprints import MISPRINTS
 from mnist_sgd.practice import (Verdict, grade, main, practice_copy, score, score_table, start, tasks, try_function,
@@ -64,7 +64,8 @@ def test_every_task_has_answers_here():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_slip_is_in_its_function_and_its_words_in_the_test(name):
-    bodies = {function: code_of(next(cell for cell in SOURCES[name]['cells'] if cell['id'] == id)) + '\n' for id, function in to_write(name).items()}
+    functions = to_write(name)
+    bodies = {functions[id]: body for id, body in own_bodies(name).items()}
     checks = {settings(cell)['tests']: text(cell) for cell in SOURCES[name]['cells'] if 'tests' in settings(cell)}
     assert [function for function, (slip, _, says) in BODIES[name].items() if slip not in bodies[function] or says not in checks[function]] == []
 
@@ -350,9 +351,7 @@ def test_a_task_to_mend_says_whether_python_complains():
         said = {cell['id']: text(cell) for cell in COPIES[name]['cells']}
         for task in TASKS[name]:
             if task.kind != 'mend': continue
-            number, _, which = task.name.partition('.')
-            misprint = [m for m in MISPRINTS if m.line == int(number)][int(which or 1) - 1]
-            hint = 'Run it and read the message.' if misprint.noticed_by == 'interpreter' else 'It runs, but it is wrong.'
+            hint = 'Run it and read the message.' if misprint(task.name).noticed_by == 'interpreter' else 'It runs, but it is wrong.'
             assert said[f"mend-{task.name.replace('.', '-')}-ask"].endswith(hint)
 
 
